@@ -1,0 +1,164 @@
+"""Measured-run records: one row per run, the columns of the schema, checked on reading.
+
+The schema (columns, order, units) is documented in `docs/records.md`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from simulator.errors import UserError
+
+LOADS = ("static_batch", "closed_loop", "burst", "open_loop", "parallel_sampling")
+# Measured columns: what a simulator can be held against.
+METRICS = (
+    "ttft_s_mean",
+    "ttft_s_median",
+    "ttft_s_p99",
+    "tpot_s_mean",
+    "tpot_s_median",
+    "tpot_s_p99",
+    "itl_s_mean",
+    "itl_s_median",
+    "itl_s_p99",
+    "e2e_s_mean",
+    "e2e_s_median",
+    "e2e_s_p99",
+    "output_tok_per_s",
+    "total_tok_per_s",
+    "duration_s",
+    "batch_mean",
+    "power_w",
+    "energy_j_per_output_tok",
+    "kv_capacity_tok",
+)
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One measured run. None means "not stated by the source", never zero."""
+
+    run_id: str
+    source: str
+    gpu: str
+    power_mode: str | None = None
+    n_gpus: int | None = None
+    tp: int | None = None
+    pp: int | None = None
+    ep: int | None = None
+    dp: int | None = None
+    model: str
+    weight_dtype: str | None = None
+    activation_dtype: str | None = None
+    kv_dtype: str | None = None
+    engine: str | None = None
+    engine_version: str | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    max_model_len: int | None = None
+    gpu_memory_utilization: float | None = None
+    prefix_caching: bool | None = None
+    chunked_prefill: bool | None = None
+    cuda_graphs: bool | None = None
+    load: str
+    concurrency: float | None = None
+    request_rate_rps: float | None = None
+    num_requests: int | None = None
+    input_tok: float | None = None
+    output_tok: float | None = None
+    length_spread: str | None = None
+    ttft_s_mean: float | None = None
+    ttft_s_median: float | None = None
+    ttft_s_p99: float | None = None
+    tpot_s_mean: float | None = None
+    tpot_s_median: float | None = None
+    tpot_s_p99: float | None = None
+    itl_s_mean: float | None = None
+    itl_s_median: float | None = None
+    itl_s_p99: float | None = None
+    e2e_s_mean: float | None = None
+    e2e_s_median: float | None = None
+    e2e_s_p99: float | None = None
+    output_tok_per_s: float | None = None
+    total_tok_per_s: float | None = None
+    duration_s: float | None = None
+    batch_mean: float | None = None
+    power_w: float | None = None
+    power_scope: str | None = None
+    energy_j_per_output_tok: float | None = None
+    kv_capacity_tok: float | None = None
+    rel_noise: float | None = None
+    flags: str | None = None
+
+    @property
+    def flag_list(self) -> tuple[str, ...]:
+        """The `;`-separated flags."""
+        return tuple(flag for flag in (self.flags or "").split(";") if flag)
+
+    def flagged(self, prefix: str) -> bool:
+        """Whether any flag starts with `prefix`, for instance "suspect:"."""
+        return any(flag.startswith(prefix) for flag in self.flag_list)
+
+    def measured(self) -> dict[str, float]:
+        """The metric columns that were measured."""
+        found = ((name, getattr(self, name)) for name in METRICS)
+        return {name: value for name, value in found if value is not None}
+
+
+COLUMNS = tuple(RunRecord.__struct_fields__)
+_REQUIRED = ("run_id", "source", "gpu", "model", "load")
+
+
+def read_records(path: str | Path) -> list[RunRecord]:
+    """All rows of a run file, in order. UserError (file, line, column) on anything that is not one."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"run file '{path}' does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"run file '{path}' cannot be read: {error}") from None
+    reader = csv.DictReader(text.splitlines())
+    header = reader.fieldnames or []
+    unknown = [name for name in header if name not in COLUMNS]
+    missing = [name for name in _REQUIRED if name not in header]
+    if unknown or missing:
+        what = f"unknown column '{unknown[0]}'" if unknown else f"column '{missing[0]}' is missing"
+        raise UserError(f"{path}, line 1: {what}; expected the columns of docs/records.md")
+    records = [_read_row(row, path, reader.line_num) for row in reader]
+    seen: set[str] = set()
+    for record in records:
+        if record.run_id in seen:
+            raise UserError(f"{path}: run_id '{record.run_id}' appears twice, expected unique ids")
+        seen.add(record.run_id)
+    return records
+
+
+def _read_row(row: dict[str | None, str | None], path: Path, line: int) -> RunRecord:
+    if None in row:
+        raise UserError(f"{path}, line {line}: more cells than columns")
+    cells = {name: value for name, value in row.items() if value not in (None, "")}
+    for name in _REQUIRED:
+        if name not in cells:
+            raise UserError(f"{path}, line {line}: '{name}' is empty, expected a value")
+    if cells["load"] not in LOADS:
+        raise UserError(f"{path}, line {line}: load is '{cells['load']}', expected one of {', '.join(LOADS)}")
+    try:
+        record = msgspec.convert(cells, RunRecord, strict=False)
+    except msgspec.ValidationError as error:
+        what, _, place = str(error).partition(" - at ")
+        column = place.strip("`").removeprefix("$.")
+        raise UserError(f"{path}, line {line}, column {column}: found '{cells.get(column)}': {what}") from None
+    for name, value in record.measured().items():
+        if not 0.0 < value < float("inf"):
+            raise UserError(f"{path}, line {line}, column {name}: found {value:g}, expected a positive number")
+    return record
+
+
+def records_hash(records: list[RunRecord]) -> str:
+    """SHA-256 over the rows, independent of their order and of the file's formatting."""
+    rows = sorted(msgspec.json.encode(record) for record in records)
+    return hashlib.sha256(b"\n".join(rows)).hexdigest()

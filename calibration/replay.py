@@ -1,0 +1,191 @@
+"""Replay a measured run in the simulator: the same configuration and load, predicted metrics by the schema's names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import simpy
+
+from calibration.records import RunRecord
+from simulator.device import Device, load_device
+from simulator.engine import EngineSettings, Server
+from simulator.errors import UserError
+from simulator.memory import plan_memory
+from simulator.model import Model, load_model
+from simulator.precision import Precision, choose_precision
+from simulator.profile import Calibration, load_calibration
+from simulator.result import CallRecord
+from simulator.step import StepModel
+
+
+class Unsupported(Exception):
+    """A run that this version cannot simulate; the message is the reason, one clause."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run record resolves to, before any physics."""
+
+    record: RunRecord
+    device: Device
+    model: Model
+    precision: Precision
+    settings: EngineSettings
+    sampler: str
+    cuda_graphs: bool
+    batch: int
+    input_tok: int
+    output_tok: int
+
+
+@lru_cache(maxsize=256)
+def _device(gpu: str, power_mode: str | None) -> Device:
+    device = load_device(gpu)
+    return device.at_mode(power_mode) if power_mode and device.power_modes else device
+
+
+@lru_cache(maxsize=256)
+def _model(name: str) -> Model:
+    return load_model(name)
+
+
+def resolve(record: RunRecord) -> Setup:
+    """Device, model, precision and engine settings of a run. Raises Unsupported with the reason."""
+    _check_load(record)
+    try:
+        device, model = _device(record.gpu, record.power_mode), _model(record.model)
+        precision, _ = choose_precision(
+            model, device, record.weight_dtype, _sixteen_bit_or_own(record), record.kv_dtype
+        )
+    except UserError as error:
+        raise Unsupported(str(error)) from None
+    batch, input_tok, output_tok = round(record.concurrency or 1), round(record.input_tok), round(record.output_tok)
+    return Setup(
+        record=record,
+        device=device,
+        model=model,
+        precision=precision,
+        settings=_settings(record, batch, input_tok + output_tok),
+        sampler="full" if record.flagged("sampling:") else "greedy",
+        cuda_graphs=record.cuda_graphs is not False,
+        batch=batch,
+        input_tok=input_tok,
+        output_tok=output_tok,
+    )
+
+
+def _check_load(record: RunRecord) -> None:
+    if max(value or 1 for value in (record.n_gpus, record.tp, record.pp, record.ep, record.dp)) > 1:
+        raise Unsupported("more than one device")
+    single_client = record.load == "closed_loop" and (record.concurrency or 1) == 1
+    if record.load not in ("static_batch", "parallel_sampling") and not single_client:
+        raise Unsupported(f"load {record.load}")
+    if not record.input_tok or not record.output_tok:
+        raise Unsupported("input_tok or output_tok not stated")
+    if record.length_spread not in (None, "fixed"):
+        raise Unsupported(f"length_spread {record.length_spread}")
+
+
+def _sixteen_bit_or_own(record: RunRecord) -> str | None:
+    """Activation type as recorded; block scaling is a property of the weights."""
+    return "fp8" if record.activation_dtype == "fp8-block" else record.activation_dtype
+
+
+def _settings(record: RunRecord, batch: int, total_tok: int) -> EngineSettings:
+    """Engine settings of the run; what the source does not state takes vLLM's defaults."""
+    seqs = max(record.max_num_seqs or 256, 1)
+    # Without chunked prefill a step takes whole prompts, up to max_model_len (vLLM 0.8 `LLM`, V0 engine).
+    tokens = record.max_num_batched_tokens or max(8192, record.max_model_len or 0)
+    return EngineSettings(
+        max_num_seqs=seqs,
+        max_num_batched_tokens=max(tokens, seqs),
+        max_model_len=max(record.max_model_len, total_tok) if record.max_model_len else None,
+        gpu_memory_utilization=record.gpu_memory_utilization or 0.9,
+        enable_prefix_caching=record.load == "parallel_sampling" or bool(record.prefix_caching),
+    )
+
+
+def step_model(setup: Setup, calibration: Calibration) -> StepModel:
+    """The physics of a run under a calibration."""
+    return StepModel(
+        setup.model, setup.device, setup.precision, calibration, sampler=setup.sampler, cuda_graphs=setup.cuda_graphs
+    )
+
+
+def replay(setup: Setup, physics: StepModel) -> dict[str, float]:
+    """Predicted value of every metric that the run measured, by column name. Raises Unsupported.
+
+    All requests are submitted at t = 0; samples of one prompt share it through the prefix cache. Metrics follow
+    the schema's definitions; power is energy over the part of the run that the source's figure covers.
+    """
+    try:
+        memory = plan_memory(setup.model, setup.device, setup.precision, setup.settings)
+        server = _run(setup, physics, memory.kv_blocks)
+    except UserError as error:
+        raise Unsupported(str(error)) from None
+    calls = list(server.records.values())
+    values = _latencies(calls)
+    end = max(call.finished_s for call in calls)
+    written, read = sum(c.output_tok for c in calls), sum(c.prompt_tok for c in calls)
+    values["duration_s"] = end
+    values["output_tok_per_s"] = written / end
+    values["total_tok_per_s"] = (written + read) / end
+    values["batch_mean"] = sum(c.finished_s - c.scheduled_s for c in calls) / end
+    values["power_w"] = _power(setup, physics, server, calls, end)
+    values["energy_j_per_output_tok"] = values["power_w"] * end / written
+    values["kv_capacity_tok"] = float(memory.kv_capacity_tok)
+    measured = setup.record.measured()
+    return {name: values[name] for name in measured if name in values}
+
+
+def _run(setup: Setup, physics: StepModel, kv_blocks: int) -> Server:
+    env = simpy.Environment()
+    server = Server(env, physics, setup.settings, kv_blocks)
+    shared = setup.record.load == "parallel_sampling"
+    for index in range(setup.batch):
+        prompt = ((("prompt", 0 if shared else index), setup.input_tok),)
+        server.submit(prompt, setup.output_tok, "request")
+    env.run()
+    server.close()
+    return server
+
+
+def _latencies(calls: list[CallRecord]) -> dict[str, float]:
+    """TTFT, TPOT, ITL and end-to-end statistics over requests, by the schema's definitions."""
+    found = {
+        "ttft_s": [call.ttft_s for call in calls],
+        "tpot_s": [call.tpot_s for call in calls if call.tpot_s is not None],
+        "e2e_s": [call.finished_s - call.submitted_s for call in calls],
+    }
+    # Between first and last token nothing interrupts these loads but other prompts' prefill, so the mean gap
+    # between tokens is the requests' TPOT weighted by their gaps; its distribution is not resolved here.
+    gaps = sum(call.output_tok - 1 for call in calls)
+    out: dict[str, float] = {}
+    if gaps:
+        out["itl_s_mean"] = sum(call.finished_s - call.first_token_s for call in calls) / gaps
+        out["itl_s_median"] = float(np.median(found["tpot_s"]))
+    for name, values in found.items():
+        if values:
+            out[f"{name}_mean"] = float(np.mean(values))
+            out[f"{name}_median"] = float(np.median(values))
+            out[f"{name}_p99"] = float(np.percentile(values, 99))
+    return out
+
+
+def _power(setup: Setup, physics: StepModel, server: Server, calls: list[CallRecord], end: float) -> float:
+    """Mean power over the whole run, or over decoding alone where the source took a steady window."""
+    edges, watts = server.power_trace()
+    start = 0.0
+    if setup.record.flagged("steady_window"):
+        start = max(call.first_token_s for call in calls)
+    if start >= end:
+        start = 0.0
+    overlap = np.clip(edges[1:], start, end) - np.clip(edges[:-1], start, end)
+    return float((overlap * watts).sum() / (end - start))
+
+
+def calibration_for(setup: Setup, path: str | None = None) -> Calibration:
+    """The profile that ships for the run's device and engine, or the file given."""
+    return load_calibration(setup.device, path, setup.record.engine or "vllm")

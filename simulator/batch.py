@@ -1,0 +1,41 @@
+"""What one engine step has to do: prefill chunks and decoding sequences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class PrefillChunk:
+    """`new_tok` prompt tokens computed in this step behind `cached_tok` tokens already in the KV cache.
+
+    `completes` is true when the chunk ends its prompt: then the step samples the first output token.
+    """
+
+    new_tok: int
+    cached_tok: int = 0
+    completes: bool = True
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step: any number of prefill chunks beside any number of decoding sequences.
+
+    `decode_context_tok` is an int array of shape (sequences,): KV tokens that each running sequence holds
+    BEFORE this step. The step writes one more token per sequence and attends to context + 1 tokens.
+    """
+
+    prefill: tuple[PrefillChunk, ...] = ()
+    decode_context_tok: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    @property
+    def new_tok(self) -> int:
+        """Tokens that pass through the linear layers in this step."""
+        return sum(chunk.new_tok for chunk in self.prefill) + len(self.decode_context_tok)
+
+    @property
+    def sampled_sequences(self) -> int:
+        """Sequences for which logits are computed and a token is sampled."""
+        return sum(chunk.completes for chunk in self.prefill) + len(self.decode_context_tok)

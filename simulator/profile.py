@@ -1,0 +1,262 @@
+"""Calibration profiles: the fitted (or assumed) efficiencies and overheads of one (GPU, engine family).
+
+A profile is a TOML file. What hardware IS stands in `hwspecs/`; what software makes of it stands here.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from simulator.device import Device
+from simulator.errors import UserError
+
+Z90 = 1.6448536269514722  # standard normal quantile of a two-sided 90 % interval
+
+
+class ParameterSpec(msgspec.Struct, frozen=True):
+    """One physical parameter: its unit, what it means, and the interval outside which it is nonsense."""
+
+    unit: str
+    meaning: str
+    lower: float
+    upper: float
+
+
+PARAMETERS: dict[str, ParameterSpec] = {
+    "weight_bandwidth_fraction": ParameterSpec(
+        "1", "pin bandwidth reached when weights stream through a GEMM", 0.2, 1.0
+    ),
+    "kv_bandwidth_fraction": ParameterSpec(
+        "1", "pin bandwidth reached by decode attention on long contexts", 0.05, 1.0
+    ),
+    "gemm_compute_fraction": ParameterSpec("1", "dense 16-bit peak reached by large GEMM tiles", 0.1, 1.0),
+    "gemm_compute_fraction_8bit": ParameterSpec(
+        "1", "dense 8-bit peak reached, quantising the activations included", 0.1, 1.0
+    ),
+    "attention_compute_fraction": ParameterSpec("1", "dense 16-bit peak reached by prefill attention", 0.02, 0.8),
+    "roofline_exponent": ParameterSpec(
+        "1", "p of (compute^p + memory^p)^(1/p): 1 = no overlap, large = perfect overlap", 1.0, 6.0
+    ),
+    "kernel_start_s": ParameterSpec("s", "start-up and tail of one kernel inside a CUDA graph", 0.0, 1e-4),
+    "eager_launch_s": ParameterSpec("s", "host time to launch one kernel outside CUDA graphs", 0.0, 1e-3),
+    "step_host_s": ParameterSpec(
+        "s", "host time per step that the GPU waits for: scheduling, inputs, outputs", 0.0, 5e-2
+    ),
+    "sequence_host_s": ParameterSpec("s", "host time per step and running sequence", 0.0, 1e-2),
+    "sampler_start_s": ParameterSpec(
+        "s", "fixed time of the full sampler (penalties, top-k, top-p) per step", 0.0, 5e-2
+    ),
+    "sampler_passes": ParameterSpec("1", "passes of 4 bytes over batch x vocabulary by the full sampler", 1.0, 500.0),
+    "skinny_rows": ParameterSpec(
+        "tok", "rows up to which GEMMs run on the vector units (0: tensor units always)", 0, 256
+    ),
+    "skinny_vector_fraction": ParameterSpec(
+        "1", "fp32 vector peak that such skinny GEMMs reach for rows beyond the first", 0.05, 1.0
+    ),
+    "busy_w": ParameterSpec("W", "power above idle of a device that computes, before bytes and FLOPs", 0.0, 500.0),
+    "byte_j": ParameterSpec("J/byte", "energy per byte moved between memory and chip", 0.0, 1e-9),
+    "flop_j": ParameterSpec("J/FLOP", "energy per 16-bit FLOP; 8-bit arithmetic counts half, fp32 twice", 0.0, 2e-11),
+}
+
+
+class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Values of PARAMETERS, same names and units."""
+
+    weight_bandwidth_fraction: float
+    kv_bandwidth_fraction: float
+    gemm_compute_fraction: float
+    gemm_compute_fraction_8bit: float
+    attention_compute_fraction: float
+    roofline_exponent: float
+    kernel_start_s: float
+    eager_launch_s: float
+    step_host_s: float
+    sequence_host_s: float
+    sampler_start_s: float
+    sampler_passes: float
+    skinny_rows: int
+    skinny_vector_fraction: float
+    busy_w: float
+    byte_j: float
+    flop_j: float
+
+
+class FittedOn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What data a profile was fitted on, and the range they cover."""
+
+    file: str
+    sha256: str
+    rows: int
+    models: tuple[str, ...]
+    weights: tuple[str, ...]
+    max_batch: int
+    max_context_tok: int
+    max_prompt_tok: int
+    min_parameters: float
+    max_parameters: float
+    power_modes: tuple[str, ...] = ()
+
+
+class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One profile. `log_sd`: standard deviation of log(measured / predicted) by kind of metric.
+
+    `parameter_log_sd` is the posterior spread of each fitted parameter (log scale, after the fit);
+    `correlation` is the matching matrix in the order of `fitted`. Parameters not in `fitted` stay at their prior.
+    """
+
+    id: str
+    title: str
+    engine: str
+    source: str
+    log_sd: dict[str, float]
+    parameters: Parameters
+    gpu: str | None = None
+    architecture: str | None = None
+    idle_w: float | None = None
+    power_scope: str = "board"
+    fitted: tuple[str, ...] = ()
+    parameter_log_sd: dict[str, float] = {}
+    correlation: tuple[tuple[float, ...], ...] = ()
+    fitted_on: FittedOn | None = None
+    notes: tuple[str, ...] = ()
+    transferred: str | None = None  # set on loading: fitted on another GPU, and why it is borrowed
+
+    @property
+    def data_hash(self) -> str | None:
+        """SHA-256 of the rows the profile was fitted on."""
+        return self.fitted_on.sha256 if self.fitted_on else None
+
+    def spread(self, kind: str, outside: tuple[str, ...] = ()) -> float:
+        """Standard deviation of log(measured / predicted) for a kind of metric ("ttft", "tpot", "time", "power", ...).
+
+        Every way in which a configuration lies outside the fitted range (`extrapolations`) doubles the variance: a
+        convention, not a measurement, and said wherever it applies. Defaults and borrowed profiles are wide already,
+        so the sentence that says so does not count.
+        """
+        ways = 0 if self.fitted_on is None else len(outside) - bool(self.transferred and outside)
+        return self.log_sd.get(kind, self.log_sd["time"]) * math.sqrt(2.0**ways)
+
+    def extrapolations(
+        self,
+        parameters: float,
+        weights: str,
+        batch: int,
+        context_tok: int,
+        prompt_tok: int,
+        power_mode: str | None = None,
+    ) -> tuple[str, ...]:
+        """Sentences on how this configuration leaves the fitted range; empty when inside."""
+        fit = self.fitted_on
+        if fit is None:
+            return (f"no measured runs of this GPU: '{self.id}' holds defaults of its architecture family",)
+        out = [f"fitted on {self.gpu}: {self.transferred}"] if self.transferred else []
+        if parameters > 2.0 * fit.max_parameters or parameters < 0.5 * fit.min_parameters:
+            out.append(
+                f"model of {parameters / 1e9:.2g} B parameters; fitted on "
+                f"{fit.min_parameters / 1e9:.2g}-{fit.max_parameters / 1e9:.2g} B"
+            )
+        if weights not in fit.weights:
+            out.append(f"{weights} weights; fitted on {', '.join(fit.weights)}")
+        for name, value, limit in (
+            ("batch", batch, fit.max_batch),
+            ("context", context_tok, fit.max_context_tok),
+            ("prompt", prompt_tok, fit.max_prompt_tok),
+        ):
+            if value > 1.1 * limit:
+                out.append(
+                    f"{name} of {value:,} {'sequences' if name == 'batch' else 'tokens'}; fitted up to {limit:,}"
+                )
+        if fit.power_modes and power_mode not in fit.power_modes:
+            out.append(f"power mode {power_mode}; fitted in {', '.join(fit.power_modes)}")
+        return tuple(out)
+
+
+def profiles_directory() -> Path:
+    """Folder of the profiles that ship; data files beside the code that fits them."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("calibration")
+    assert spec is not None and spec.submodule_search_locations
+    return Path(next(iter(spec.submodule_search_locations))) / "profiles"
+
+
+def read_profile(path: Path) -> Calibration:
+    """Read and check one profile file. UserError on anything that is not a profile."""
+    try:
+        raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"calibration profile '{path}' does not exist") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise UserError(f"calibration profile '{path}' cannot be read: {error.strerror}") from None
+    try:
+        profile = msgspec.convert(raw, Calibration)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{path}: {error}") from None
+    for name, spec in PARAMETERS.items():
+        value = getattr(profile.parameters, name)
+        if not spec.lower <= value <= spec.upper:
+            raise UserError(
+                f"{path}: parameters.{name} = {value:g}, expected {spec.lower:g} to {spec.upper:g} {spec.unit}"
+            )
+    if "time" not in profile.log_sd or "energy" not in profile.log_sd:
+        raise UserError(f"{path}: log_sd needs the keys 'time' and 'energy'")
+    return profile
+
+
+def load_calibration(device: Device, path: str | None = None, engine: str = "vllm") -> Calibration:
+    """The profile for a device: the file given, else one fitted on this GPU, else one of its siblings', else defaults.
+
+    File names decide, so that no profile is opened in vain: `<gpu>.<engine>.toml` (any engine's if this engine has
+    none), then what `transfer.toml` names, then `default-jetson.toml` for boards with unified memory,
+    `default-<architecture>.toml`, `default.toml`.
+    """
+    if path is not None:
+        profile = read_profile(Path(path))
+        if profile.gpu not in (None, device.id):
+            raise UserError(
+                f"{path}: the profile is for '{profile.gpu}', expected one for '{device.id}' or one without gpu"
+            )
+        return profile
+    folder = profiles_directory()
+    own = [folder / f"{device.id}.{engine}.toml", *sorted(folder.glob(f"{device.id}.*.toml"))]
+    for candidate in own:
+        if candidate.exists():
+            return read_profile(candidate)
+    sibling = _transferred(device, folder)
+    if sibling is not None:
+        return sibling
+    return family_defaults(device)
+
+
+def family_defaults(device: Device) -> Calibration:
+    """The priors of a device's family: Jetson boards, its architecture, or no family in particular."""
+    folder = profiles_directory()
+    family = ["default-jetson.toml"] if device.memory.unified and device.form_factor == "module" else []
+    for name in (*family, f"default-{device.architecture}.toml"):
+        if (folder / name).exists():
+            return read_profile(folder / name)
+    return read_profile(folder / "default.toml")
+
+
+def _transferred(device: Device, folder: Path) -> Calibration | None:
+    """A sibling's profile with wider spreads, if `transfer.toml` names one for this device."""
+    table = tomllib.loads((folder / "transfer.toml").read_text(encoding="utf-8"))
+    entry = table["from"].get(device.id)
+    if entry is None or not (folder / entry["file"]).exists():
+        return None
+    profile = read_profile(folder / entry["file"])
+    wider = {kind: math.hypot(sd, table["log_sd"]) for kind, sd in profile.log_sd.items()}
+    return msgspec.structs.replace(profile, log_sd=wider, transferred=entry["why"], idle_w=None)
+
+
+def calibrated_gpus() -> dict[str, str]:
+    """GPU id -> profile file name, for every fitted profile that ships (`<gpu>.<engine>.toml`)."""
+    names = sorted(path.name for path in profiles_directory().glob("*.*.toml"))
+    return {name.split(".")[0]: name for name in names}

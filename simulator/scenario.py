@@ -1,0 +1,281 @@
+"""One question from names to answer: device, model, precision, calibration and strategy put together and flown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from simulator.device import Device, load_device
+from simulator.engine.settings import EngineSettings
+from simulator.errors import UserError
+from simulator.flight import collect_assumptions, fly
+from simulator.memory import MemoryPlan, plan_memory, weights_byte
+from simulator.model import Model, default_ladder, load_model
+from simulator.precision import Precision, choose_precision
+from simulator.pricing import price_of
+from simulator.profile import Calibration, load_calibration
+from simulator.result import Flight, SimulationResult
+from simulator.schedule.run import Run
+from simulator.step import StepModel
+from simulator.strategies import Strategy, get_strategy
+
+# A default model's weights may take this much of the memory: the rest is for KV cache, activations and, where the
+# CPU lives in the same memory, for the operating system and the robot's other programs.
+WEIGHTS_SHARE, WEIGHTS_SHARE_UNIFIED = 0.70, 0.45
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What a user asks. Names and paths as typed; None means the default that the assumptions then state."""
+
+    gpu: str
+    strategy: str
+    model: str | None = None
+    weights: str | None = None
+    kv_cache: str = "auto"
+    power_mode: str | None = None
+    calibration: str | None = None
+    engine_settings: Mapping[str, Any] = field(default_factory=dict)  # fields of EngineSettings
+    enforce_eager: bool = False
+    step_by_step: bool = False
+    repetitions: int = 20
+    seed: int = 0
+    usd_per_hour: float | None = None
+    usd_per_kwh: float | None = None
+    strategy_parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.repetitions < 1:
+            raise UserError(f"repetitions must be a whole number >= 1, got {self.repetitions}")
+        if self.seed < 0:
+            raise UserError(f"seed must be a whole number >= 0, got {self.seed}")
+        for name in ("usd_per_hour", "usd_per_kwh"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0.0):
+                raise UserError(f"{name} must be a finite number >= 0, got {value}")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A scenario with every name looked up and everything checked that can be checked before flying."""
+
+    scenario: Scenario
+    device: Device
+    model: Model
+    precision: Precision
+    calibration: Calibration
+    settings: EngineSettings
+    memory: MemoryPlan
+    step_model: StepModel
+    strategy: Strategy
+    assumptions: tuple[str, ...]
+
+
+def simulate_scenario(scenario: Scenario, progress: Callable[[int, int], None] | None = None) -> SimulationResult:
+    """Answer `scenario`; `progress(done, total)` is called as repetitions begin. UserError on any bad input."""
+    setup = prepare(scenario)
+    runs: list[Run] = []
+
+    def begin(run: Run) -> None:
+        if progress is not None:
+            progress(len(runs), scenario.repetitions)
+        runs.append(run)
+
+    flights = fly(
+        setup.step_model,
+        setup.memory,
+        setup.settings,
+        _watched(setup.strategy, begin),
+        scenario.strategy_parameters,
+        scenario.repetitions,
+        scenario.seed,
+        step_by_step=scenario.step_by_step,
+    )
+    flights = tuple(replace(flight, reread_tok=reread_tok(run)) for flight, run in zip(flights, runs))
+    return _result(setup, flights)
+
+
+def _watched(strategy: Strategy, begin: Callable[[Run], None]) -> Strategy:
+    """The same strategy, telling `begin` of the run whenever a repetition starts."""
+
+    def function(run: Run, **values: Any):
+        begin(run)
+        return strategy.function(run, **values)
+
+    return replace(strategy, function=function)
+
+
+def reread_tok(run: Run) -> int:
+    """Prompt tokens that an earlier call had already read or written, prefix-cache hits included.
+
+    A part of a text is a stream of tokens under one id (`simulator.schedule.text`): what counts as known of it is the
+    longest piece that any earlier call, in the order of submission, read or wrote.
+    """
+    known: dict[Any, int] = {}
+    again = 0
+    for call in run.calls:
+        for part_id, tokens in call.prompt.parts:
+            again += min(tokens, known.get(part_id, 0))
+            known[part_id] = max(tokens, known.get(part_id, 0))
+        known.update(call.text.parts)
+    return again
+
+
+def prepare(scenario: Scenario) -> Setup:
+    """Look up and check everything that `scenario` names."""
+    strategy = get_strategy(scenario.strategy)
+    strategy.resolve(scenario.strategy_parameters)  # bad parameters are told before files are read
+    device = load_device(scenario.gpu, scenario.power_mode)
+    calibration = load_calibration(device, scenario.calibration)
+    if scenario.model is None:
+        model, why = default_model(device, scenario)
+    else:
+        model, why = load_model(scenario.model), ()
+    precision, precision_notes = _precision(model, device, scenario)
+    settings = engine_settings(model, scenario)
+    memory = plan_memory(model, device, precision, settings)
+    cuda_graphs = not scenario.enforce_eager
+    step_model = StepModel(model, device, precision, calibration, cuda_graphs=cuda_graphs)
+    assumptions = (
+        *why,
+        *model.notes,
+        *precision_notes,
+        *_device_notes(device),
+        *_engine_notes(model, settings, scenario),
+        *(f"{strategy.name}: {line}" for line in collect_assumptions(strategy, scenario.strategy_parameters)),
+    )
+    return Setup(
+        scenario, device, model, precision, calibration, settings, memory, step_model, strategy, assumptions
+    )
+
+
+def _precision(model: Model, device: Device, scenario: Scenario) -> tuple[Precision, tuple[str, ...]]:
+    return choose_precision(model, device, weights=scenario.weights, kv_cache=scenario.kv_cache)
+
+
+def default_model(device: Device, scenario: Scenario) -> tuple[Model, tuple[str, ...]]:
+    """The largest model of the ladder that leaves room on the device, and the sentence that says so."""
+    share = WEIGHTS_SHARE_UNIFIED if device.memory.unified else WEIGHTS_SHARE
+    limit = share * device.memory.capacity_byte
+    ladder = default_ladder()
+    for name in reversed(ladder):
+        model = load_model(name)
+        precision, _ = _precision(model, device, scenario)
+        needed = weights_byte(model, precision)
+        if needed <= limit:
+            break
+    else:
+        model, precision = load_model(ladder[0]), _precision(load_model(ladder[0]), device, scenario)[0]
+        needed = weights_byte(model, precision)
+    kind = "unified memory" if device.memory.unified else "memory"
+    why = (
+        f"no --model given: {model.name}, the largest of {len(ladder)} reasoning models whose weights "
+        f"({needed / 1e9:.1f} GB in {precision.weights}) take at most {share:.0%} of {device.memory.capacity_byte / 1e9:.0f} GB "
+        f"{kind}"
+    )
+    if needed > limit:
+        why = (
+            f"no --model given: {model.name}, the smallest of {len(ladder)} reasoning models, although its weights "
+            f"({needed / 1e9:.1f} GB in {precision.weights}) take more than {share:.0%} of the {kind}"
+        )
+    return model, (why,)
+
+
+def engine_settings(model: Model, scenario: Scenario) -> EngineSettings:
+    """The engine's settings; max_model_len is the model's own length unless asked for less."""
+    settings = dict(scenario.engine_settings)
+    longest = model.max_position_embeddings
+    asked = settings.get("max_model_len")
+    if asked is not None and asked > longest:
+        raise UserError(
+            f"max_model_len {asked} is longer than {model.name} can read: its max_position_embeddings is {longest}"
+        )
+    settings["max_model_len"] = longest if asked is None else asked
+    # vLLM wants a token per running sequence; a smaller step, asked for alone, means fewer sequences.
+    budget = settings.get("max_num_batched_tokens")
+    if budget is not None and "max_num_seqs" not in settings:
+        settings["max_num_seqs"] = min(EngineSettings.max_num_seqs, budget)
+    return EngineSettings(**settings)
+
+
+def _device_notes(device: Device) -> tuple[str, ...]:
+    if device.power_mode is None:
+        return ()
+    clock = device.compute.clock_hz / 1e6
+    return (
+        f"power mode {device.power_mode}: {device.compute.sm_count} SMs at {clock:.0f} MHz, {device.power.limit_w:.0f} W",
+    )
+
+
+def _engine_notes(model: Model, settings: EngineSettings, scenario: Scenario) -> tuple[str, ...]:
+    """The engine as it flies, in vLLM's words."""
+    notes = [
+        f"engine like vLLM V1: max_num_seqs {settings.max_num_seqs}, max_num_batched_tokens "
+        f"{settings.max_num_batched_tokens}, max_model_len {settings.max_model_len}, gpu_memory_utilization "
+        f"{settings.gpu_memory_utilization:g}, block_size {settings.block_size}, prefix caching "
+        f"{'on' if settings.enable_prefix_caching else 'off'}, CUDA graphs {'off' if scenario.enforce_eager else 'on'}",
+        "tokens are sampled with temperature, top-k and top-p; nobody else uses the server; it is warm when the flight starts",
+    ]
+    asked = scenario.engine_settings
+    if "max_num_seqs" not in asked and settings.max_num_seqs != EngineSettings.max_num_seqs:
+        notes.append(f"max_num_seqs lowered to max_num_batched_tokens, {settings.max_num_seqs}")
+    return tuple(notes)
+
+
+def _result(setup: Setup, flights: tuple[Flight, ...]) -> SimulationResult:
+    scenario, device, calibration = setup.scenario, setup.device, setup.calibration
+    outside = extrapolations(setup, flights)
+    price, price_notes = price_of(device, scenario.usd_per_hour, scenario.usd_per_kwh)
+    return SimulationResult(
+        gpu=device.id,
+        gpu_name=device.name,
+        power_mode=device.power_mode,
+        model=setup.model.name,
+        parameters=setup.model.parameters(),
+        precision=setup.precision.to_dict(),
+        strategy=setup.strategy.name,
+        strategy_parameters=setup.strategy.plain(scenario.strategy_parameters),
+        calibration={
+            "id": calibration.id,
+            "title": calibration.title,
+            "engine": calibration.engine,
+            "source": calibration.source,
+            "data_hash": calibration.data_hash,
+            "notes": list(calibration.notes),
+            "extrapolated": list(outside),
+        },
+        interval_log_sd={kind: calibration.spread(kind, outside) for kind in calibration.log_sd},
+        memory={**asdict(setup.memory), "kv_capacity_tok": setup.memory.kv_capacity_tok},
+        price=price,
+        assumptions=(*setup.assumptions, *price_notes),
+        seed=scenario.seed,
+        flights=flights,
+        version=installed_version(),
+        power={"limit_w": device.power.limit_w, "idle_w": setup.step_model.idle_power_w},
+        settings={**asdict(setup.settings), "enforce_eager": scenario.enforce_eager},
+    )
+
+
+def extrapolations(setup: Setup, flights: tuple[Flight, ...]) -> tuple[str, ...]:
+    """How the flights left the range that the calibration was fitted on, as sentences."""
+    calls = [call for flight in flights for call in flight.calls]
+    return setup.calibration.extrapolations(
+        parameters=setup.model.parameters(),
+        weights=setup.precision.weights,
+        batch=max((flight.peak_running for flight in flights), default=0),
+        context_tok=max((call.prompt_tok + call.output_tok for call in calls), default=0),
+        prompt_tok=max((call.prompt_tok for call in calls), default=0),
+        power_mode=setup.device.power_mode,
+    )
+
+
+def installed_version() -> str:
+    """Version of the installed distribution."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("tokenflight")
+    except PackageNotFoundError:  # run from an unpacked folder
+        return "not installed"

@@ -1,0 +1,67 @@
+"""Run files: what is read, what is refused and in which words."""
+
+import pytest
+
+from calibration.records import COLUMNS, METRICS, read_records, records_hash
+from calibration.vendored import DIRECTORY
+from simulator.errors import UserError
+
+HEADER = "run_id,source,gpu,model,load,input_tok,output_tok,ttft_s_mean,power_w,cuda_graphs,flags"
+ROW = "a,me,orin,m,static_batch,128,64,0.5,,true,suspect:x;derived:y"
+
+
+def write(tmp_path, *rows, header=HEADER):
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join((header, *rows)) + "\n")
+    return path
+
+
+def test_vendored_runs_are_read_whole():
+    records = read_records(DIRECTORY / "edgereasoning.csv")
+    assert len(records) == 438
+    assert len({record.run_id for record in records}) == 438
+    assert {record.gpu for record in records} == {"orin-agx-64gb"}
+
+
+def test_empty_cells_are_unknown_not_zero(tmp_path):
+    (record,) = read_records(write(tmp_path, ROW))
+    assert record.power_w is None and record.tp is None and record.cuda_graphs is True
+    assert record.measured() == {"ttft_s_mean": 0.5}
+    assert record.flagged("suspect:") and not record.flagged("whole_run")
+
+
+def test_metrics_are_columns():
+    assert set(METRICS) <= set(COLUMNS) and len(COLUMNS) == 51
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "complaint"),
+    [
+        (("a,me,orin,m,static_batch,128,64,fast,,,",), HEADER, "line 2, column ttft_s_mean: found 'fast'"),
+        (("a,me,orin,m,static_batch,128,64,-0.5,,,",), HEADER, "expected a positive number"),
+        (("a,me,orin,m,static_batch,128,64,nan,,,",), HEADER, "expected a positive number"),
+        (("a,me,orin,m,batch,128,64,0.5,,,",), HEADER, "load is 'batch', expected one of static_batch"),
+        ((",me,orin,m,static_batch,128,64,0.5,,,",), HEADER, "'run_id' is empty"),
+        ((ROW, ROW), HEADER, "appears twice"),
+        ((ROW + ",1",), HEADER, "more cells than columns"),
+        ((ROW,), HEADER.replace("power_w", "watts"), "unknown column 'watts'"),
+        (("a,me",), "run_id,source", "column 'gpu' is missing"),
+    ],
+)
+def test_bad_rows_are_refused_in_one_sentence(tmp_path, rows, header, complaint):
+    with pytest.raises(UserError) as error:
+        read_records(write(tmp_path, *rows, header=header))
+    assert complaint in str(error.value) and "\n" not in str(error.value)
+
+
+def test_missing_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        read_records(tmp_path / "none.csv")
+
+
+def test_hash_ignores_order_and_sees_every_cell(tmp_path):
+    other = ROW.replace("a,me", "b,me")
+    first = read_records(write(tmp_path, ROW, other))
+    assert records_hash(first) == records_hash(first[::-1])
+    changed = read_records(write(tmp_path, ROW, other.replace("0.5", "0.6")))
+    assert records_hash(first) != records_hash(changed)

@@ -1,0 +1,101 @@
+"""Predict every measured metric of every run, with a 90 % interval and a status."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from calibration.records import RunRecord
+from calibration.replay import Setup, Unsupported, calibration_for, replay, resolve, step_model
+from simulator.profile import Z90, Calibration
+from simulator.step import StepModel
+
+# Which of a profile's spreads applies to a metric.
+_KIND = (("ttft", "ttft"), ("tpot", "tpot"), ("itl", "tpot"), ("power", "power"), ("energy", "power"))
+# Activation peak and engine overhead are estimates: a few GB of tens.
+KV_CAPACITY_LOG_SD = 0.06
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One run: status and, per measured metric, (value, low, high) of the 90 % interval, in the schema's units."""
+
+    record: RunRecord
+    status: str  # "ok", "extrapolated" or "unsupported: reason"
+    values: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    profile_id: str = ""
+
+
+def _spread(metric: str, profile: Calibration, outside: tuple[str, ...]) -> float:
+    if metric == "kv_capacity_tok":
+        return KV_CAPACITY_LOG_SD
+    kind = next((kind for prefix, kind in _KIND if metric.startswith(prefix)), "time")
+    return profile.spread(kind, outside)
+
+
+class Predictor:
+    """Replays run records; profiles and physics are built once per configuration."""
+
+    def __init__(self, profile_path: str | None = None) -> None:
+        self.profile_path = profile_path
+        self.profiles: dict[str, Calibration] = {}  # those used, by id
+        self._by_device: dict[tuple, Calibration] = {}
+        self._physics: dict[tuple, StepModel] = {}
+
+    def predict(self, record: RunRecord) -> Prediction:
+        """Prediction of one run; never raises for a run that cannot be simulated."""
+        try:
+            setup = resolve(record)
+            profile = self._profile(setup)
+            values = replay(setup, self._step_model(setup, profile))
+        except Unsupported as reason:
+            return Prediction(record, f"unsupported: {reason}")
+        outside = extrapolations(setup, profile)
+        out = {}
+        for metric, value in values.items():
+            factor = math.exp(Z90 * _spread(metric, profile, outside))
+            out[metric] = (value, value / factor, value * factor)
+        return Prediction(record, "extrapolated" if outside else "ok", out, outside, profile.id)
+
+    def predict_all(
+        self, records: Sequence[RunRecord], progress: Callable[[int, int], None] | None = None
+    ) -> list[Prediction]:
+        """Predictions in the order of the records."""
+        out = []
+        for record in records:
+            out.append(self.predict(record))
+            if progress:
+                progress(len(out), len(records))
+        return out
+
+    def _profile(self, setup: Setup) -> Calibration:
+        key = (setup.device.id, setup.record.engine)
+        if key not in self._by_device:
+            profile = self._by_device[key] = calibration_for(setup, self.profile_path)
+            self.profiles[profile.id] = profile
+        return self._by_device[key]
+
+    def _step_model(self, setup: Setup, profile: Calibration) -> StepModel:
+        device = setup.device
+        key = (device.id, device.power_mode, setup.model.name, setup.precision, setup.sampler, setup.cuda_graphs)
+        if (key, profile.id) not in self._physics:
+            self._physics[key, profile.id] = step_model(setup, profile)
+        return self._physics[key, profile.id]
+
+
+def extrapolations(setup: Setup, profile: Calibration) -> tuple[str, ...]:
+    """How a run leaves the range that the profile was fitted on."""
+    outside = profile.extrapolations(
+        parameters=setup.model.parameters(),
+        weights=setup.precision.weights,
+        batch=setup.batch,
+        context_tok=setup.input_tok + setup.output_tok,
+        prompt_tok=setup.input_tok,
+        power_mode=setup.device.power_mode,
+    )
+    engine = setup.record.engine
+    if engine and profile.fitted_on and engine != profile.engine:
+        outside += (f"engine {engine}; fitted on {profile.engine}",)
+    return outside
