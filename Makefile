@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?= --gpu orin --strategy pdr
 
-.PHONY: fly test test-fast lint profiles figures clean
+.PHONY: fly test test-fast profiles docs clean
 
 fly: $(VENV)/installed
 	@$(BIN)/simulate $(ARGS)
@@ -16,6 +16,15 @@ test: $(VENV)/installed-dev
 
 test-fast: $(VENV)/installed-dev
 	$(BIN)/pytest -m "not slow"
+
+# Everything fitted or measured that the repository shows, made again from the rows that it ships.
+profiles: $(VENV)/installed
+	$(BIN)/calibrate fit calibration/data/edgereasoning.csv --gpu orin \
+		--out calibration/profiles/orin-agx-64gb.vllm.toml --overwrite
+
+docs: $(VENV)/installed
+	$(BIN)/simulate --gpu orin --strategy pdr --plot docs/pdr-on-orin.png > docs/pdr-on-orin.txt
+	$(BIN)/validate calibration/data/edgereasoning.csv > docs/validation-orin.txt
 
 # --no-compile: byte code is written on first import, and only for what is used.
 $(VENV)/installed: pyproject.toml

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from simulator.cli.command import OneLineErrors
+from simulator.cli.exits import OneLineErrors
 from simulator.errors import UserError
 
 
@@ -46,7 +46,7 @@ def fit(runs: tuple[str, ...], gpu: str, out: str, engine: str, prior: str | Non
     from calibration.fit_profile import fit_profile
     from calibration.records import read_records
     from calibration.write import write_profile
-    from simulator.cli.progress import Spinner
+    from simulator.cli.progress import ProgressBar
     from simulator.device import load_device
     from simulator.profile import family_defaults, read_profile
 
@@ -55,8 +55,8 @@ def fit(runs: tuple[str, ...], gpu: str, out: str, engine: str, prior: str | Non
     records = [record for path in runs for record in read_records(path)]
     device = load_device(gpu)
     start = read_profile(Path(prior)) if prior else family_defaults(device)
-    with Spinner("fitting") as advance:
-        result = fit_profile(records, device.id, start, Path(runs[0]).name, engine, advance)
+    with ProgressBar("evaluations") as bar:
+        result = fit_profile(records, device.id, start, tuple(Path(r).name for r in runs), engine, bar)
     command = "calibrate fit " + " ".join(shlex.quote(Path(r).name) for r in runs) + f" --gpu {device.id} --out FILE"
     write_profile(out, result.profile, command, overwrite)
     click.echo(fit_text(result, start))

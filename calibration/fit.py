@@ -83,8 +83,7 @@ def usable(records: Sequence[RunRecord], gpu: str | None) -> list[Setup]:
 
 def _group(record: RunRecord, metric: str) -> tuple[str, ...]:
     """Rows that share a systematic error: one model, metric, load and campaign of one source."""
-    campaign = next((flag for flag in record.flag_list if flag.startswith(("june_", "set:"))), "")
-    return (record.source, record.model, metric, record.load, campaign)
+    return (record.source, record.model, metric, record.load, record.campaign)
 
 
 def time_points(setups: Sequence[Setup]) -> list[Point]:
@@ -143,7 +142,7 @@ def robust(residuals: np.ndarray) -> np.ndarray:
 
 
 def fit_times(
-    points: Sequence[Point], prior: Calibration, progress: Callable[[int], None] | None = None
+    points: Sequence[Point], prior: Calibration, progress: Callable[[int, None], None] | None = None
 ) -> tuple[dict[str, float], dict[str, float], np.ndarray, int]:
     """Fitted time parameters, their posterior log spread, correlation matrix, and evaluations used."""
     from scipy.optimize import least_squares
@@ -160,7 +159,7 @@ def fit_times(
         nonlocal calls
         calls += 1
         if progress:
-            progress(calls)
+            progress(calls, None)
         found = predict_points(points, with_parameters(prior, dict(zip(names, np.exp(x)))))
         return np.concatenate((robust(found / sd), (x - start) / spread))
 

@@ -35,9 +35,9 @@ def fit_profile(
     records: Sequence[RunRecord],
     gpu: str,
     prior: Calibration,
-    file: str,
+    files: tuple[str, ...],
     engine: str = "vllm",
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, None], None] | None = None,
 ) -> FitResult:
     """Fit every parameter that the rows of `gpu` can say something about; UserError when there are none."""
     setups = [s for s in usable(records, gpu) if s.record.engine in (None, engine)]
@@ -54,7 +54,7 @@ def fit_profile(
     spread |= power_spread
     missing = tuple(name for name, sd in priors.items() if spread[name] > IDENTIFIED_BELOW * sd)
     log_sd = _spreads(points, predict_points(points, profile), left_out, power_residuals)
-    versions = sorted({s.record.engine_version or '?' for s in setups})
+    versions = sorted({s.record.engine_version or "?" for s in setups})
     profile = msgspec.structs.replace(
         profile,
         id=f"{gpu}.{engine}",
@@ -67,7 +67,7 @@ def fit_profile(
         fitted=tuple(PRIOR_LOG_SD),
         parameter_log_sd={name: round(sd, 4) for name, sd in spread.items()},
         correlation=tuple(tuple(row) for row in correlation.tolist()),
-        fitted_on=_range(setups, file),
+        fitted_on=_range(setups, files),
         notes=_notes(missing, prior, left_out),
     )
     return FitResult(profile, len(points), calls, missing, {name: _rms(e) for name, e in left_out.items()})
@@ -111,10 +111,10 @@ def _spreads(
     return out
 
 
-def _range(setups: Sequence[Setup], file: str) -> FittedOn:
+def _range(setups: Sequence[Setup], files: tuple[str, ...]) -> FittedOn:
     sizes = [s.model.parameters() for s in setups]
     return FittedOn(
-        file=file,
+        files=files,
         sha256=records_hash([s.record for s in setups]),
         rows=len(setups),
         models=tuple(sorted({s.record.model for s in setups})),

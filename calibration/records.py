@@ -102,6 +102,11 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """Whether any flag starts with `prefix`, for instance "suspect:"."""
         return any(flag.startswith(prefix) for flag in self.flag_list)
 
+    @property
+    def campaign(self) -> str:
+        """Which series of measurements of its source a run belongs to; empty when not stated."""
+        return next((flag for flag in self.flag_list if flag.startswith(("june_", "set:"))), "")
+
     def measured(self) -> dict[str, float]:
         """The metric columns that were measured."""
         found = ((name, getattr(self, name)) for name in METRICS)

@@ -115,7 +115,9 @@ def step_model(setup: Setup, calibration: Calibration) -> StepModel:
 
 
 def replay(setup: Setup, physics: StepModel) -> dict[str, float]:
-    """Predicted value of every metric that the run measured, by column name. Raises Unsupported.
+    """Predicted value of every metric of the schema that can be computed, by column name. Raises Unsupported.
+
+    Besides them `prefill_share`: the share of the run's time spent in steps with prefill.
 
     All requests are submitted at t = 0; samples of one prompt share it through the prefix cache. Metrics follow
     the schema's definitions; power is energy over the part of the run that the source's figure covers.
@@ -136,8 +138,8 @@ def replay(setup: Setup, physics: StepModel) -> dict[str, float]:
     values["power_w"] = _power(setup, physics, server, calls, end)
     values["energy_j_per_output_tok"] = values["power_w"] * end / written
     values["kv_capacity_tok"] = float(memory.kv_capacity_tok)
-    measured = setup.record.measured()
-    return {name: values[name] for name in measured if name in values}
+    values["prefill_share"] = server.prefill_s / end
+    return values
 
 
 def _run(setup: Setup, physics: StepModel, kv_blocks: int) -> Server:

@@ -22,8 +22,8 @@ def fitted_run_ids(records: Iterable[RunRecord], profiles: Iterable[Calibration]
 
     known: set[bytes] = set()
     for profile in profiles:
-        path = DIRECTORY / profile.fitted_on.file if profile.fitted_on else None
-        if path is not None and path.exists():
+        files = profile.fitted_on.files if profile.fitted_on else ()
+        for path in (DIRECTORY / name for name in files if (DIRECTORY / name).exists()):
             known |= {_content(setup.record) for setup in usable(read_records(path), profile.gpu)}
     return {record.run_id for record in records if _content(record) in known}
 

@@ -89,7 +89,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class FittedOn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What data a profile was fitted on, and the range they cover."""
 
-    file: str
+    files: tuple[str, ...]  # names in calibration/data, where they ship
     sha256: str
     rows: int
     models: tuple[str, ...]
@@ -140,6 +140,10 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """
         ways = 0 if self.fitted_on is None else len(outside) - bool(self.transferred and outside)
         return self.log_sd.get(kind, self.log_sd["time"]) * math.sqrt(2.0**ways)
+
+    def blended_spread(self, prefill_share: float, outside: tuple[str, ...] = ()) -> float:
+        """Spread of a time of which `prefill_share` is prefill and the rest decode, their errors taken as correlated."""
+        return prefill_share * self.spread("ttft", outside) + (1.0 - prefill_share) * self.spread("tpot", outside)
 
     def extrapolations(
         self,

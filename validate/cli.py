@@ -6,7 +6,7 @@ import json
 
 import click
 
-from simulator.cli.command import OneLineErrors
+from simulator.cli.exits import OneLineErrors
 
 
 class Validate(OneLineErrors, click.Command):
@@ -34,13 +34,13 @@ def validate(runs: str, profile: str | None, predictions: str | None, as_json: b
     """
     from calibration.records import read_records
     from calibration.vendored import fitted_run_ids
-    from simulator.cli.progress import RepetitionBar
+    from simulator.cli.progress import ProgressBar
     from validate.predict import Predictor
     from validate.report import summary, text, write_predictions
 
     records = read_records(runs)
     predictor = Predictor(profile)
-    with RepetitionBar("runs") as bar:
+    with ProgressBar("replaying runs") as bar:
         found = predictor.predict_all(records, bar)
     if predictions:
         write_predictions(predictions, found)

@@ -46,11 +46,11 @@ def error_line(group: str, metric: str, rows: Iterable[tuple[float, float, float
     )
 
 
-def error_lines(predictions: Iterable[Prediction], group_of: Callable[[Prediction], str]) -> list[ErrorLine]:
+def error_lines(predictions: Iterable[Prediction], group_of: Callable[[Prediction, str], str]) -> list[ErrorLine]:
     """One line per (group, metric), in order of first appearance."""
     rows: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {}
     for prediction in predictions:
         measured = prediction.record.measured()
         for metric, (value, low, high) in prediction.values.items():
-            rows.setdefault((group_of(prediction), metric), []).append((measured[metric], value, low, high))
+            rows.setdefault((group_of(prediction, metric), metric), []).append((measured[metric], value, low, high))
     return [error_line(group, metric, found) for (group, metric), found in rows.items()]

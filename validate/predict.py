@@ -28,10 +28,12 @@ class Prediction:
     profile_id: str = ""
 
 
-def _spread(metric: str, profile: Calibration, outside: tuple[str, ...]) -> float:
+def _spread(metric: str, values: dict[str, float], profile: Calibration, outside: tuple[str, ...]) -> float:
     if metric == "kv_capacity_tok":
         return KV_CAPACITY_LOG_SD
     kind = next((kind for prefix, kind in _KIND if metric.startswith(prefix)), "time")
+    if kind == "time":  # a whole run is prefill and decode
+        return profile.blended_spread(values["prefill_share"], outside)
     return profile.spread(kind, outside)
 
 
@@ -54,8 +56,9 @@ class Predictor:
             return Prediction(record, f"unsupported: {reason}")
         outside = extrapolations(setup, profile)
         out = {}
-        for metric, value in values.items():
-            factor = math.exp(Z90 * _spread(metric, profile, outside))
+        for metric in (name for name in record.measured() if name in values):
+            value = values[metric]
+            factor = math.exp(Z90 * _spread(metric, values, profile, outside))
             out[metric] = (value, value / factor, value * factor)
         return Prediction(record, "extrapolated" if outside else "ok", out, outside, profile.id)
 

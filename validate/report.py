@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +32,24 @@ def write_predictions(path: str | Path, predictions: list[Prediction]) -> None:
         raise UserError(f"predictions file '{path}' cannot be written: {error.strerror}") from None
 
 
-def group_name(prediction: Prediction) -> str:
-    """GPU, model, load and, where the run carries a warning, which: suspect rows never mix with clean ones."""
+def group_name(prediction: Prediction, metric: str) -> str:
+    """GPU, model, load and what sets a group apart: rows with a warning never mix with clean ones."""
     record = prediction.record
     parts = [record.gpu, record.model.split("/")[-1], record.load]
-    campaign = next((flag for flag in record.flag_list if flag.startswith("june_")), None)
-    if campaign:
+    if campaign := record.campaign:
         parts.append(campaign)
     if record.weight_dtype not in (None, "bf16", "fp16"):
         parts.append(record.weight_dtype)
     if record.flagged("suspect:"):
         parts.append("suspect")
-    elif record.flagged("whole_run_power") and record.power_w:
+    if _is_whole_run_power(prediction, metric):
         parts.append("whole-run power")
     return " · ".join(parts)
+
+
+def _is_whole_run_power(prediction: Prediction, metric: str) -> bool:
+    """Power averaged over more than the run: start-up and idle samples are in it, so it measures the sampling too."""
+    return metric.startswith(("power", "energy")) and prediction.record.flagged("whole_run_power")
 
 
 def summary(predictions: list[Prediction], profiles: dict[str, Calibration], fitted: set[str]) -> dict[str, Any]:
@@ -75,8 +80,11 @@ def summary(predictions: list[Prediction], profiles: dict[str, Calibration], fit
 
 
 def _overall(inside: list[Prediction], outside: list[Prediction]) -> list[ErrorLine]:
-    labels = ((inside, "all clean rows that the profile was fitted on"), (outside, "all clean rows new to the profile"))
-    return [line for rows, label in labels for line in error_lines(rows, lambda _, label=label: label)]
+    def group_of(rows: str) -> Callable[[Prediction, str], str]:
+        return lambda p, metric: rows + (", whole-run power" if _is_whole_run_power(p, metric) else "")
+
+    labels = ((inside, "clean rows that the profile was fitted on"), (outside, "clean rows new to the profile"))
+    return [line for rows, label in labels for line in error_lines(rows, group_of(label))]
 
 
 def text(report: dict[str, Any], source: str) -> str:
@@ -88,7 +96,7 @@ def text(report: dict[str, Any], source: str) -> str:
     lines += [
         f"{report['fitted_rows']} of the clean rows were used in the fit, {report['new_rows']} were not",
         "",
-        "error = predicted / measured - 1; bias is its mean, the rest are of its size; covered = inside the 90 % interval",
+        "error = predicted / measured - 1; bias is its mean, the rest are of its size; covered = in the 90 % interval",
     ]
     for title, key in (
         ("", "errors"),

@@ -49,6 +49,7 @@ class Server:
         self.scheduler = Scheduler(settings, self.cache)
         self.records: dict[int, CallRecord] = {}  # finished calls
         self.energy_j = 0.0
+        self.prefill_s = 0.0  # time in steps with prefill
         self.shares_s: dict[str, float] = {}
         self.peak_running = 0
         self.computed_tok = 0  # tokens that went through the model, prefill and decode
@@ -120,6 +121,7 @@ class Server:
         )
         cost = self.step_model.step(Batch(prefill, _contexts(plan)))
         yield self.env.timeout(cost.seconds)
+        self.prefill_s += cost.seconds
         self._account(cost.seconds, cost.joules, cost.shares)
         return 1
 
