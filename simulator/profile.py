@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from simulator.device import Device
+from simulator.device import Device, load_device
 from simulator.errors import UserError
 
 Z90 = 1.6448536269514722  # standard normal quantile of a two-sided 90 % interval
@@ -138,7 +138,8 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         convention, not a measurement, and said wherever it applies. Defaults and borrowed profiles are wide already,
         so the sentence that says so does not count.
         """
-        ways = 0 if self.fitted_on is None else len(outside) - bool(self.transferred and outside)
+        wide_already = self.fitted_on is None or self.transferred is not None
+        ways = len(outside) - bool(outside and wide_already)
         return self.log_sd.get(kind, self.log_sd["time"]) * math.sqrt(2.0**ways)
 
     def blended_spread(self, prefill_share: float, outside: tuple[str, ...] = ()) -> float:
@@ -219,8 +220,13 @@ def load_calibration(device: Device, path: str | None = None, engine: str = "vll
 
     File names decide, so that no profile is opened in vain: `<gpu>.<engine>.toml` (any engine's if this engine has
     none), then what `transfer.toml` names, then `default-jetson.toml` for boards with unified memory,
-    `default-<architecture>.toml`, `default.toml`.
+    `default-<architecture>-<compute capability>.toml`, `default-<architecture>.toml`, `default.toml`. Parameters that
+    follow clocks are scaled to the device's power mode.
     """
+    return _scaled(_find_calibration(device, path, engine), device)
+
+
+def _find_calibration(device: Device, path: str | None, engine: str) -> Calibration:
     if path is not None:
         profile = read_profile(Path(path))
         if profile.gpu not in (None, device.id):
@@ -239,11 +245,31 @@ def load_calibration(device: Device, path: str | None = None, engine: str = "vll
     return family_defaults(device)
 
 
+def _scaled(profile: Calibration, device: Device) -> Calibration:
+    """Parameters that follow clocks, brought from the device and mode they were fitted in to `device` as it is set.
+
+    Host times go with the CPU clock, busy power with multiprocessors x GPU clock (voltage is not known and left out).
+    Fractions of peaks and of bandwidth need no scaling: power modes change the peaks themselves.
+    """
+    if not device.power_modes:
+        return profile
+    reference = load_device(profile.gpu) if profile.gpu not in (None, device.id) else device
+    then = reference.find_mode(reference.default_power_mode or "")
+    now = device.find_mode(device.power_mode or device.default_power_mode or "")
+    values = msgspec.structs.asdict(profile.parameters)
+    values["busy_w"] *= now.sm_count * now.gpu_clock_hz / (then.sm_count * then.gpu_clock_hz)
+    if then.cpu_clock_hz and now.cpu_clock_hz:
+        for name in ("eager_launch_s", "step_host_s", "sequence_host_s"):
+            values[name] *= then.cpu_clock_hz / now.cpu_clock_hz
+    return msgspec.structs.replace(profile, parameters=Parameters(**values))
+
+
 def family_defaults(device: Device) -> Calibration:
     """The priors of a device's family: Jetson boards, its architecture, or no family in particular."""
     folder = profiles_directory()
     family = ["default-jetson.toml"] if device.memory.unified and device.form_factor == "module" else []
-    for name in (*family, f"default-{device.architecture}.toml"):
+    exact = f"default-{device.architecture}-{device.compute_capability}.toml"
+    for name in (*family, exact, f"default-{device.architecture}.toml"):
         if (folder / name).exists():
             return read_profile(folder / name)
     return read_profile(folder / "default.toml")

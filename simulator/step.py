@@ -160,14 +160,14 @@ class StepModel:
             # Kernels on the vector units: each row beyond the first is another multiplication of every weight
             # that has just been loaded, and is not hidden behind the loads.
             extra = copies * 2.0 * max(rows_each - 1.0, 0.0) * inner * outer
-            compute_s = extra / (self._vector_peak * self.p.skinny_vector_fraction)
+            compute_s = self._vector_seconds(extra)
             seconds = compute_s + memory_s
             share = compute_s / seconds
         else:
             compute = self.device.compute
             byte += copies * reread_byte(rows_each, inner, outer, compute.sm_count, compute.l2_byte, element)
             memory_s = byte / (self._bandwidth * self.p.weight_bandwidth_fraction)
-            compute_s = self._tensor_seconds(rows_each, outer, inner, copies, dtype)
+            compute_s = min(self._tensor_seconds(rows_each, outer, inner, copies, dtype), self._vector_seconds(flop))
             seconds = float(smooth_maximum(compute_s, memory_s, self.p.roofline_exponent))
             share = float(compute_share(compute_s, memory_s, self.p.roofline_exponent))
         count = gemm.count
@@ -179,6 +179,10 @@ class StepModel:
         # Grouped products share the multiprocessors: tiles of all touched experts fill the waves together.
         work = float(padded_work(np.ceil(rows), outer * copies, self.device.compute.sm_count))
         return 2.0 * work * inner / (peak * fraction)
+
+    def _vector_seconds(self, flop: float) -> float:
+        """Matrix-vector kernels run on the vector units: no tiles to fill, which is why libraries use them for a row."""
+        return flop / (self._vector_peak * self.p.skinny_vector_fraction)
 
     def _sampling(self, sampled: int) -> tuple[float, float]:
         """(seconds, bytes) of turning logits into tokens."""

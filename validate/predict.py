@@ -99,6 +99,6 @@ def extrapolations(setup: Setup, profile: Calibration) -> tuple[str, ...]:
         power_mode=setup.device.power_mode,
     )
     engine = setup.record.engine
-    if engine and profile.fitted_on and engine != profile.engine:
-        outside += (f"engine {engine}; fitted on {profile.engine}",)
+    if engine and engine != profile.engine:
+        outside += (f"engine {engine}; the profile is for {profile.engine}",)
     return outside
