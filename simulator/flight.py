@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,14 @@ def fly(
     seed: int = 0,
     *,
     step_by_step: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Flight, ...]:
     """Run a strategy `repetitions` times, each alone on an idle server with an empty cache.
 
     step_model: what `simulator.step.StepModel` offers. memory: a `MemoryPlan`, or the KV capacity in tokens.
     parameters: those that differ from the strategy's defaults, as text or values. Repetition i draws its lengths from
-    `numpy.random.default_rng([seed, i])`, and `Flight.seed` is i. Raises `UserError` for bad parameters and for a call
+    `numpy.random.default_rng([seed, i])`, and `Flight.seed` is i. `progress(done, repetitions)` is called after each.
+    Raises `UserError` for bad parameters and for a call
     that can never fit.
     """
     if isinstance(repetitions, bool) or not isinstance(repetitions, int) or repetitions < 1:
@@ -41,10 +43,12 @@ def fly(
     found = get_strategy(strategy) if isinstance(strategy, str) else strategy
     values = found.resolve(parameters)
     kv_blocks = _kv_blocks(memory, settings)
-    return tuple(
-        _fly_once(step_model, kv_blocks, settings, found, values, index, seed, step_by_step)
-        for index in range(repetitions)
-    )
+    flights = []
+    for index in range(repetitions):
+        flights.append(_fly_once(step_model, kv_blocks, settings, found, values, index, seed, step_by_step))
+        if progress is not None:
+            progress(index + 1, repetitions)
+    return tuple(flights)
 
 
 def collect_assumptions(strategy: Strategy | str, parameters: Mapping[str, Any] | None = None) -> tuple[str, ...]:
@@ -106,4 +110,5 @@ def collect(run: Run, server: Server, seed: int) -> Flight:
         calls=records,
         power_times_s=power_times_s,
         power_w=power_w,
+        reread_tok=run.reread_tok(),
     )

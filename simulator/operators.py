@@ -57,6 +57,7 @@ class AttentionWork:
     decode_flop_per_pair: float
     window_tok: int | None
     causal: bool
+    chunked: bool = False  # the window is the token's own chunk of window_tok positions, not the latest ones
 
     def keys_read(self, chunk: PrefillChunk) -> tuple[float, float]:
         """((query, key) pairs, KV tokens read) of one prefill chunk in one layer."""
@@ -65,6 +66,9 @@ class AttentionWork:
             return float(new) * (cached + new), float(cached + new)
         first, last = cached + 1, cached + new  # keys seen by the first and the last query
         window = self.window_tok
+        if window is not None and self.chunked:
+            pairs = _chunk_pairs(last, window) - _chunk_pairs(cached, window)
+            return pairs, float(last - cached // window * window)
         if window is None or last <= window:
             return new * (first + last) / 2.0, float(last)
         growing = max(0, window - cached)  # queries that still see everything
@@ -81,10 +85,18 @@ class AttentionWork:
         first = np.asarray(context_tok, dtype=np.int64) + 1
         if self.window_tok is None or int(first.max(initial=0)) + steps <= self.window_tok:
             return float(first.sum()) + n * j.astype(float)
+        if self.chunked:
+            return ((first[:, None] - 1 + j) % self.window_tok + 1).sum(axis=0).astype(float)
         first = np.sort(first)
         prefix = np.concatenate(([0], np.cumsum(first)))
         below = np.searchsorted(first, self.window_tok - j, side="left")
         return (prefix[below] + below * j + (n - below) * self.window_tok).astype(float)
+
+
+def _chunk_pairs(tokens: int, chunk: int) -> float:
+    """(query, key) pairs of the first `tokens` positions when each sees its own chunk up to itself."""
+    whole, rest = divmod(tokens, chunk)
+    return whole * chunk * (chunk + 1) / 2.0 + rest * (rest + 1) / 2.0
 
 
 @dataclass(frozen=True)
@@ -193,6 +205,7 @@ def _(mixer: Attention, count: int) -> AttentionWork:
         decode_flop_per_pair=pair,
         window_tok=mixer.window_tok,
         causal=mixer.causal,
+        chunked=mixer.chunked,
     )
 
 

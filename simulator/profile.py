@@ -143,7 +143,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return self.log_sd.get(kind, self.log_sd["time"]) * math.sqrt(2.0**ways)
 
     def blended_spread(self, prefill_share: float, outside: tuple[str, ...] = ()) -> float:
-        """Spread of a time of which `prefill_share` is prefill and the rest decode, their errors taken as correlated."""
+        """Spread of a time of which `prefill_share` is prefill, the rest decode; their errors taken as correlated."""
         return prefill_share * self.spread("ttft", outside) + (1.0 - prefill_share) * self.spread("tpot", outside)
 
     def extrapolations(
@@ -288,5 +288,5 @@ def _transferred(device: Device, folder: Path) -> Calibration | None:
 
 def calibrated_gpus() -> dict[str, str]:
     """GPU id -> profile file name, for every fitted profile that ships (`<gpu>.<engine>.toml`)."""
-    names = sorted(path.name for path in profiles_directory().glob("*.*.toml"))
+    names = sorted(path.name for path in profiles_directory().glob("*.*.toml") if not path.name.startswith("default"))
     return {name.split(".")[0]: name for name in names}

@@ -66,6 +66,16 @@ class Flight:
         """Energy over wall time."""
         return self.energy_j / self.wall_s if self.wall_s > 0 else 0.0
 
+    def critical_calls(self) -> tuple[CallRecord, ...]:
+        """The calls that held up the end: from the last to finish, back over the last parent to finish."""
+        by_id = {call.call_id: call for call in self.calls}
+        chain: list[CallRecord] = []
+        waited_for = list(self.calls)
+        while waited_for:
+            chain.append(max(waited_for, key=lambda call: (call.finished_s, call.call_id)))
+            waited_for = [by_id[parent] for parent in chain[-1].parents if parent in by_id]
+        return tuple(chain)
+
 
 @dataclass(frozen=True)
 class SimulationResult:
@@ -120,8 +130,8 @@ class SimulationResult:
         ttft, tpot = self.call_values("ttft_s"), self.call_values("tpot_s")
         out = {f"wall_s_p{q}": float(np.percentile(wall, q)) for q in (50, 90, 99)}
         out["wall_s_lo"], out["wall_s_hi"] = self.interval(out["wall_s_p50"])
-        for name in ("critical_path_tok", "read_tok", "computed_tok", "written_tok", "reread_tok", "b_seq_tok", "b_total_tok"):
-            out[f"{name}_p50"] = float(np.median(self.values(name)))
+        for name in ("critical_path", "read", "computed", "written", "reread", "b_seq", "b_total"):
+            out[f"{name}_tok_p50"] = float(np.median(self.values(f"{name}_tok")))
         for name, found in (("ttft_s", ttft), ("tpot_s", tpot)):
             for q in (50, 90):
                 out[f"{name}_p{q}"] = float(np.percentile(found, q)) if len(found) else float("nan")

@@ -26,6 +26,17 @@ def test_prefill_pairs_match_counting_one_by_one(new, cached, window):
     assert read == min(cached + new, new + (window or 10**9) - 1)
 
 
+@given(st.integers(1, 400), st.integers(0, 400), st.integers(1, 300), st.integers(1, 50))
+def test_chunked_attention_matches_counting_one_by_one(new, cached, chunk, steps):
+    """Llama 4: a token sees the positions of its own chunk, up to itself."""
+    work = AttentionWork(1, 1, 1, 1.0, 1.0, chunk, causal=True, chunked=True)
+    seen = [position % chunk + 1 for position in range(cached, cached + new)]
+    assert work.keys_read(PrefillChunk(new, cached))[0] == pytest.approx(sum(seen))
+    found = work.decode_keys(np.array([cached, new]), steps)
+    expected = [(cached + j) % chunk + 1 + (new + j) % chunk + 1 for j in range(steps)]
+    assert found.tolist() == expected
+
+
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=8), st.integers(1, 60), windows)
 def test_decode_keys_match_counting_one_by_one(contexts, steps, window):
     found = attention(window).decode_keys(np.array(contexts), steps)

@@ -1,0 +1,59 @@
+"""Best of n: many samples, a judge's score for each, the best one wins."""
+
+from __future__ import annotations
+
+from simulator.strategies.common import (
+    ANSWER,
+    BUDGET,
+    THINKING,
+    answer_note,
+    attempt,
+    budget_note,
+    instruction_note,
+    thinking_note,
+)
+from simulator.strategies.registry import assumed, strategy
+from simulator.workload.lengths import Lengths
+
+
+@strategy(
+    title="best of n with a judge",
+    source="arXiv:2110.14168",
+    parameters={
+        "samples": assumed(
+            "samples drawn from the one prompt",
+            "as many as self_consistency takes; arXiv:2506.20544 draws 5, arXiv:2110.14168 draws 100",
+        ),
+        "thinking_tok": thinking_note,
+        "answer_tok": answer_note,
+        "budget_tok": budget_note,
+        "judge_tok": assumed("tokens that the judge writes per sample", "a score of one or two digits in a phrase"),
+        "instruction_tok": instruction_note,
+    },
+    assumptions=(
+        "the judge is the same model, scores without thinking, and starts when all samples are there",
+        "a judge's prompt begins with the problem and the sample, so that their KV cache is reused",
+        "every sample is equally likely to win",
+    ),
+    aliases=("bon",),
+)
+def best_of_n(
+    run,
+    samples: int = 8,
+    thinking_tok: Lengths = THINKING,
+    answer_tok: Lengths = ANSWER,
+    budget_tok: int = BUDGET,
+    judge_tok: Lengths = "8",
+    instruction_tok: int = 64,
+):
+    """Best of n (arXiv:2110.14168; with a language model as judge as in arXiv:2506.20544): `samples` calls fork from
+    one prompt; when all have ended, one short scoring call per sample reads problem and sample, all of them in one
+    batch; the sample with the best score is the answer.
+    """
+    length = attempt(thinking_tok, answer_tok, budget_tok)
+    drafts = yield run.all(run.generate(run.problem, "sample", length) for _ in range(samples))
+    question = run.instruction("judge", instruction_tok)
+    verdicts = yield run.all(
+        run.generate(run.problem + run.text(draft) + question, "judge", judge_tok) for draft in drafts
+    )
+    return run.pick(verdicts)
