@@ -60,7 +60,9 @@ PARAMETERS: dict[str, ParameterSpec] = {
     ),
     "busy_w": ParameterSpec("W", "power above idle of a device that computes, before bytes and FLOPs", 0.0, 500.0),
     "byte_j": ParameterSpec("J/byte", "energy per byte moved between memory and chip", 0.0, 1e-9),
-    "flop_j": ParameterSpec("J/FLOP", "energy per 16-bit FLOP; 8-bit arithmetic counts half, fp32 twice", 0.0, 2e-11),
+    "flop_j": ParameterSpec(
+        "J/FLOP", "energy per 16-bit FLOP; others in inverse proportion to their peaks", 0.0, 2e-11
+    ),
 }
 
 

@@ -21,9 +21,6 @@ SAMPLERS = ("greedy", "full")
 # Passes over batch x vocabulary by a greedy sampler: cast to fp32, read for the maximum, log-probability of it.
 _GREEDY_PASSES = 3.0
 _LOGIT_BYTE = 4.0  # logits are sampled in fp32
-# Energy of one FLOP relative to 16-bit: multiplier area grows with the square of the mantissa, the datapath
-# linearly; the linear part is used.
-_FLOP_ENERGY = {"fp32": 2.0, "tf32": 1.5, "fp8": 0.5, "int8": 0.5}
 
 
 @dataclass(frozen=True)
@@ -161,6 +158,7 @@ class StepModel:
             # that has just been loaded, and is not hidden behind the loads.
             extra = copies * 2.0 * max(rows_each - 1.0, 0.0) * inner * outer
             compute_s = self._vector_seconds(extra)
+            energy_flop = flop - extra + extra * self._relative_energy("fp32")
             seconds = compute_s + memory_s
             share = compute_s / seconds
         else:
@@ -168,10 +166,11 @@ class StepModel:
             byte += copies * reread_byte(rows_each, inner, outer, compute.sm_count, compute.l2_byte, element)
             memory_s = byte / (self._bandwidth * self.p.weight_bandwidth_fraction)
             compute_s = min(self._tensor_seconds(rows_each, outer, inner, copies, dtype), self._vector_seconds(flop))
+            energy_flop = flop * self._relative_energy(dtype)
             seconds = float(smooth_maximum(compute_s, memory_s, self.p.roofline_exponent))
             share = float(compute_share(compute_s, memory_s, self.p.roofline_exponent))
         count = gemm.count
-        return count * seconds, share, count * byte, count * flop * _FLOP_ENERGY.get(dtype, 1.0)
+        return count * seconds, share, count * byte, count * energy_flop
 
     def _tensor_seconds(self, rows: float, outer: int, inner: int, copies: float, dtype: str) -> float:
         peak = self.device.compute.peak_flop_per_s[dtype]
@@ -181,8 +180,13 @@ class StepModel:
         return 2.0 * work * inner / (peak * fraction)
 
     def _vector_seconds(self, flop: float) -> float:
-        """Matrix-vector kernels run on the vector units: no tiles to fill, which is why libraries use them for a row."""
+        """Matrix-vector kernels run on the vector units: no tiles to fill, so libraries use them for a row."""
         return flop / (self._vector_peak * self.p.skinny_vector_fraction)
+
+    def _relative_energy(self, dtype: str) -> float:
+        """Energy of one FLOP relative to 16 bit: units are sized to draw about the same at their peak rates."""
+        peaks = self.device.compute.peak_flop_per_s
+        return peaks[self._base_dtype] / peaks.get(dtype, peaks[self._base_dtype])
 
     def _sampling(self, sampled: int) -> tuple[float, float]:
         """(seconds, bytes) of turning logits into tokens."""
