@@ -37,8 +37,8 @@ def price_of(
         origin = "assumed" if usd_per_kwh is None else "as given"
         basis = f"${price.purchase_usd:,.0f} over {WRITE_OFF_YEARS:g} years + electricity at ${electricity:g}/kWh"
         notes = (
-            f"cost: purchase price ${price.purchase_usd:,.0f} (data sheet{dated}) written off over {WRITE_OFF_YEARS:g} years "
-            f"of continuous use, electricity at ${electricity:g}/kWh ({origin})",
+            f"cost: purchase price ${price.purchase_usd:,.0f} (data sheet{dated}) written off over {WRITE_OFF_YEARS:g} "
+            f"years of continuous use, electricity at ${electricity:g}/kWh ({origin})",
         )
     else:
         electricity = math.nan if usd_per_kwh is None else usd_per_kwh

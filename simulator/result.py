@@ -119,9 +119,10 @@ class SimulationResult:
         return value / factor, value * factor
 
     def peak_memory_byte(self) -> float:
-        """Weights, activations and engine overhead plus the KV cache at its fullest over all repetitions."""
+        """Weights, activations and engine overhead plus KV cache and recurrent state at their fullest."""
         fixed = self.memory["weights_byte"] + self.memory["activation_byte"] + self.memory["overhead_byte"]
-        return fixed + self.memory["kv_byte_per_tok"] * float(self.values("peak_kv_tok").max())
+        state = self.memory.get("state_byte_per_sequence", 0.0) * float(self.values("peak_running").max())
+        return fixed + state + self.memory["kv_byte_per_tok"] * float(self.values("peak_kv_tok").max())
 
     def summary(self) -> dict[str, float]:
         """The headline numbers, flat, units in the keys; percentiles are over repetitions."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from simulator.device import Device, load_device
@@ -17,7 +17,6 @@ from simulator.precision import Precision, choose_precision
 from simulator.pricing import price_of
 from simulator.profile import Calibration, load_calibration
 from simulator.result import Flight, SimulationResult
-from simulator.schedule.run import Run
 from simulator.step import StepModel
 from simulator.strategies import Strategy, get_strategy
 
@@ -74,53 +73,20 @@ class Setup:
 
 
 def simulate_scenario(scenario: Scenario, progress: Callable[[int, int], None] | None = None) -> SimulationResult:
-    """Answer `scenario`; `progress(done, total)` is called as repetitions begin. UserError on any bad input."""
+    """Answer `scenario`; `progress(done, total)` is called after every repetition. UserError on any bad input."""
     setup = prepare(scenario)
-    runs: list[Run] = []
-
-    def begin(run: Run) -> None:
-        if progress is not None:
-            progress(len(runs), scenario.repetitions)
-        runs.append(run)
-
     flights = fly(
         setup.step_model,
         setup.memory,
         setup.settings,
-        _watched(setup.strategy, begin),
+        setup.strategy,
         scenario.strategy_parameters,
         scenario.repetitions,
         scenario.seed,
         step_by_step=scenario.step_by_step,
+        progress=progress,
     )
-    flights = tuple(replace(flight, reread_tok=reread_tok(run)) for flight, run in zip(flights, runs))
     return _result(setup, flights)
-
-
-def _watched(strategy: Strategy, begin: Callable[[Run], None]) -> Strategy:
-    """The same strategy, telling `begin` of the run whenever a repetition starts."""
-
-    def function(run: Run, **values: Any):
-        begin(run)
-        return strategy.function(run, **values)
-
-    return replace(strategy, function=function)
-
-
-def reread_tok(run: Run) -> int:
-    """Prompt tokens that an earlier call had already read or written, prefix-cache hits included.
-
-    A part of a text is a stream of tokens under one id (`simulator.schedule.text`): what counts as known of it is the
-    longest piece that any earlier call, in the order of submission, read or wrote.
-    """
-    known: dict[Any, int] = {}
-    again = 0
-    for call in run.calls:
-        for part_id, tokens in call.prompt.parts:
-            again += min(tokens, known.get(part_id, 0))
-            known[part_id] = max(tokens, known.get(part_id, 0))
-        known.update(call.text.parts)
-    return again
 
 
 def prepare(scenario: Scenario) -> Setup:
@@ -133,6 +99,11 @@ def prepare(scenario: Scenario) -> Setup:
         model, why = default_model(device, scenario)
     else:
         model, why = load_model(scenario.model), ()
+    if model.diffusion:
+        raise UserError(
+            f"{model.name} writes by diffusion, in repeated passes over whole sequences; strategy '{strategy.name}' is "
+            "for models that write token by token"
+        )
     precision, precision_notes = _precision(model, device, scenario)
     settings = engine_settings(model, scenario)
     memory = plan_memory(model, device, precision, settings)
@@ -143,6 +114,7 @@ def prepare(scenario: Scenario) -> Setup:
         *model.notes,
         *precision_notes,
         *_device_notes(device),
+        f"weights in {precision.weights}, activations in {precision.activations}, KV cache in {precision.kv_cache}",
         *_engine_notes(model, settings, scenario),
         *(f"{strategy.name}: {line}" for line in collect_assumptions(strategy, scenario.strategy_parameters)),
     )
@@ -169,16 +141,15 @@ def default_model(device: Device, scenario: Scenario) -> tuple[Model, tuple[str,
     else:
         model, precision = load_model(ladder[0]), _precision(load_model(ladder[0]), device, scenario)[0]
         needed = weights_byte(model, precision)
-    kind = "unified memory" if device.memory.unified else "memory"
+    kind = f"{device.memory.capacity_byte / 1e9:.1f} GB {'unified memory' if device.memory.unified else 'memory'}"
     why = (
         f"no --model given: {model.name}, the largest of {len(ladder)} reasoning models whose weights "
-        f"({needed / 1e9:.1f} GB in {precision.weights}) take at most {share:.0%} of {device.memory.capacity_byte / 1e9:.0f} GB "
-        f"{kind}"
+        f"({needed / 1e9:.1f} GB in {precision.weights}) take at most {100 * share:.0f} % of the {kind}"
     )
     if needed > limit:
         why = (
             f"no --model given: {model.name}, the smallest of {len(ladder)} reasoning models, although its weights "
-            f"({needed / 1e9:.1f} GB in {precision.weights}) take more than {share:.0%} of the {kind}"
+            f"({needed / 1e9:.1f} GB in {precision.weights}) take more than {100 * share:.0f} % of the {kind}"
         )
     return model, (why,)
 
@@ -203,10 +174,8 @@ def engine_settings(model: Model, scenario: Scenario) -> EngineSettings:
 def _device_notes(device: Device) -> tuple[str, ...]:
     if device.power_mode is None:
         return ()
-    clock = device.compute.clock_hz / 1e6
-    return (
-        f"power mode {device.power_mode}: {device.compute.sm_count} SMs at {clock:.0f} MHz, {device.power.limit_w:.0f} W",
-    )
+    compute = f"{device.compute.sm_count} SMs at {device.compute.clock_hz / 1e6:.0f} MHz"
+    return (f"power mode {device.power_mode}: {compute}, {device.power.limit_w:.0f} W",)
 
 
 def _engine_notes(model: Model, settings: EngineSettings, scenario: Scenario) -> tuple[str, ...]:
@@ -216,7 +185,7 @@ def _engine_notes(model: Model, settings: EngineSettings, scenario: Scenario) ->
         f"{settings.max_num_batched_tokens}, max_model_len {settings.max_model_len}, gpu_memory_utilization "
         f"{settings.gpu_memory_utilization:g}, block_size {settings.block_size}, prefix caching "
         f"{'on' if settings.enable_prefix_caching else 'off'}, CUDA graphs {'off' if scenario.enforce_eager else 'on'}",
-        "tokens are sampled with temperature, top-k and top-p; nobody else uses the server; it is warm when the flight starts",
+        "tokens are sampled with temperature, top-k and top-p; the server is warm, and nobody else uses it",
     ]
     asked = scenario.engine_settings
     if "max_num_seqs" not in asked and settings.max_num_seqs != EngineSettings.max_num_seqs:
@@ -237,16 +206,8 @@ def _result(setup: Setup, flights: tuple[Flight, ...]) -> SimulationResult:
         precision=setup.precision.to_dict(),
         strategy=setup.strategy.name,
         strategy_parameters=setup.strategy.plain(scenario.strategy_parameters),
-        calibration={
-            "id": calibration.id,
-            "title": calibration.title,
-            "engine": calibration.engine,
-            "source": calibration.source,
-            "data_hash": calibration.data_hash,
-            "notes": list(calibration.notes),
-            "extrapolated": list(outside),
-        },
-        interval_log_sd={kind: calibration.spread(kind, outside) for kind in calibration.log_sd},
+        calibration=_calibration(calibration, outside),
+        interval_log_sd=_spreads(calibration, outside, flights),
         memory={**asdict(setup.memory), "kv_capacity_tok": setup.memory.kv_capacity_tok},
         price=price,
         assumptions=(*setup.assumptions, *price_notes),
@@ -269,6 +230,41 @@ def extrapolations(setup: Setup, flights: tuple[Flight, ...]) -> tuple[str, ...]
         prompt_tok=max((call.prompt_tok for call in calls), default=0),
         power_mode=setup.device.power_mode,
     )
+
+
+def _spreads(calibration: Calibration, outside: tuple[str, ...], flights: tuple[Flight, ...]) -> dict[str, float]:
+    """Standard deviations of log(measured / predicted) by kind of figure.
+
+    The wall time's is blended of those of prefill and decode, by their shares of the calls that held up the end.
+    """
+    prefill_s = sum(call.first_token_s - call.scheduled_s for flight in flights for call in flight.critical_calls())
+    wall_s = sum(flight.wall_s for flight in flights)
+    share = min(1.0, prefill_s / wall_s) if wall_s > 0.0 else 0.0
+    spreads = {kind: calibration.spread(kind, outside) for kind in ("ttft", "tpot", "power", "energy")}
+    return {"time": calibration.blended_spread(share, outside), **spreads}
+
+
+def calibration_status(calibration: Calibration) -> str:
+    """"fitted" on runs of this GPU, "borrowed" from a sibling's, or "defaults" without measured runs."""
+    if calibration.fitted_on is None:
+        return "defaults"
+    return "borrowed" if calibration.transferred else "fitted"
+
+
+def _calibration(calibration: Calibration, outside: tuple[str, ...]) -> dict[str, Any]:
+    """What a result says about the calibration it rests on."""
+    return {
+        "id": calibration.id,
+        "title": calibration.title,
+        "engine": calibration.engine,
+        "status": calibration_status(calibration),
+        "source": calibration.source,
+        "data_hash": calibration.data_hash,
+        "power_scope": calibration.power_scope,
+        "notes": list(calibration.notes),
+        "extrapolated": list(outside),
+        "variance_factor": round((calibration.spread("time", outside) / calibration.spread("time")) ** 2, 9),
+    }
 
 
 def installed_version() -> str:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from simulator.engine import EngineSettings, Server
 from simulator.engine.kv_cache import KvCache, common_prefix_tok
+from simulator.engine.scheduler import Sequence
 from simulator.errors import UserError
 
 PHYSICS = FakeStepModel()
@@ -30,6 +31,19 @@ def serve(calls, kv_blocks=1000, step_by_step=False, physics=PHYSICS, **engine):
 
     env.run(until=env.all_of([env.process(client(*call)) for call in calls]))
     return server, [server.records[i] for i in range(len(calls))]
+
+
+class Recorder:
+    """The fake physics, remembering what every single step was made of."""
+
+    idle_power_w = PHYSICS.idle_power_w
+
+    def __init__(self):
+        self.batches = []
+
+    def step(self, batch):
+        self.batches.append(batch)
+        return PHYSICS.step(batch)
 
 
 def texts(n, tokens):
@@ -69,6 +83,19 @@ def test_mixed_step_serves_decode_first_and_counts_the_step_once():
     assert a.first_token_s == pytest.approx(first)
     assert b.scheduled_s == pytest.approx(first)
     assert b.first_token_s == pytest.approx(first + second + third)
+
+
+def test_prefills_share_a_step_up_to_the_token_budget():
+    recorder = Recorder()
+    calls = [(0.0, (part,), 1) for part in texts(3, 30)]
+    serve(calls, physics=recorder, step_by_step=True, max_num_seqs=4, max_num_batched_tokens=50)
+    chunks = [[(c.new_tok, c.cached_tok, c.completes) for c in batch.prefill] for batch in recorder.batches]
+    assert chunks == [[(30, 0, True), (20, 0, False)], [(10, 20, True), (30, 0, True)]]
+
+
+def test_peak_running_is_the_fullest_step_not_the_last():
+    server, _ = serve([(0.0, (part,), output) for part, output in zip(texts(3, 16), (2, 2, 9))])
+    assert server.peak_running == 3
 
 
 def test_calls_of_a_batch_end_when_their_own_tokens_are_written():
@@ -280,6 +307,36 @@ def test_preempted_call_is_recomputed_and_the_first_call_is_not_delayed_by_it():
     assert server.computed_tok == 2 * (64 + 99) + second.recomputed_tok
 
 
+def test_a_preempted_call_goes_back_to_the_head_of_the_queue():
+    calls = [(0.0, (part,), output) for part, output in zip(texts(3, 64), (100, 100, 1))]
+    _, records = serve(calls, kv_blocks=14, max_num_seqs=2, enable_prefix_caching=False)
+    assert [r.preemptions for r in records] == [0, 1, 0]
+    # when the second gives way there is room for the small third call, but it has to stay behind the second
+    assert records[2].scheduled_s == records[0].finished_s
+
+
+def test_nobody_is_admitted_in_a_step_that_had_to_preempt():
+    recorder = Recorder()
+    calls = [(0.0, (part,), 60) for part in texts(2, 64)]
+    engine = {"max_num_seqs": 2, "max_num_batched_tokens": 16, "enable_prefix_caching": False}
+    serve(calls, kv_blocks=12, physics=recorder, step_by_step=True, **engine)
+    steps = [(len(batch.prefill), len(batch.decode_context_tok)) for batch in recorder.batches]
+    preempting = len(steps) - 1 - steps[::-1].index((0, 2)) + 1
+    assert steps[preempting : preempting + 2] == [(0, 1), (1, 1)]
+
+
+def test_tokens_that_others_computed_meanwhile_are_hits_not_recomputation():
+    def restarted(*hits, computed):
+        sequence = Sequence(0, "call", (("p", 200),), 200, 5, 0.0, (), None)
+        for hit in hits:
+            sequence.book_admission(hit)
+            sequence.computed_tok = computed
+        return sequence.cached_tok, sequence.recomputed_tok
+
+    assert restarted(0, 30, computed=50) == (0, 20)
+    assert restarted(0, 80, computed=50) == (30, 0)
+
+
 @pytest.mark.parametrize(
     ("engine", "blocks", "expected"),
     [({"max_model_len": 512}, 1000, "max_model_len holds 512"), ({}, 30, "the KV cache holds 480")],
@@ -338,6 +395,17 @@ def test_macro_steps_give_the_timeline_of_single_steps(calls, engine):
     fine_edges, fine_watts = slow.power_trace()
     fine = np.interp(edges, fine_edges, np.concatenate([[0.0], np.cumsum(fine_watts * np.diff(fine_edges))]))
     assert np.concatenate([[0.0], np.cumsum(watts * np.diff(edges))]) == pytest.approx(fine, rel=1e-9, abs=1e-9)
+
+
+@given(workloads, engines)
+@settings(deadline=None, max_examples=60)
+def test_every_step_keeps_the_limits_of_the_engine(calls, engine):
+    recorder = Recorder()
+    server, _ = serve(calls, physics=recorder, step_by_step=True, **engine)
+    for batch in recorder.batches:
+        assert 1 <= batch.new_tok <= engine["max_num_batched_tokens"]
+        assert len(batch.prefill) + len(batch.decode_context_tok) <= engine["max_num_seqs"]
+    assert sum(batch.new_tok for batch in recorder.batches) == server.computed_tok
 
 
 @given(workloads, engines)

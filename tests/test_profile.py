@@ -16,7 +16,14 @@ from simulator.profile import (
     read_profile,
 )
 
-INSIDE = {"parameters": 4e9, "weights": "bf16", "batch": 8, "context_tok": 2000, "prompt_tok": 1000, "power_mode": "MAXN"}
+INSIDE = {
+    "parameters": 4e9,
+    "weights": "bf16",
+    "batch": 8,
+    "context_tok": 2000,
+    "prompt_tok": 1000,
+    "power_mode": "MAXN",
+}
 
 
 @pytest.mark.parametrize("path", sorted(profiles_directory().glob("*.toml")), ids=lambda p: p.name)

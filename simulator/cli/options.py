@@ -1,0 +1,206 @@
+"""The options of `simulate`, grouped for `--help`; those of the strategies are made from the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from simulator.engine.settings import EngineSettings
+from simulator.errors import UserError
+from simulator.strategies import Parameter, Strategy, list_strategies
+
+WEIGHTS = ("bf16", "fp16", "fp32", "fp8", "int8", "int4")
+# vLLM's names of KV cache types, and ours.
+KV_CACHE_DTYPES = {
+    "auto": "auto",
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "fp8": "fp8",
+    "fp8_e4m3": "fp8",
+    "fp8_e5m2": "fp8",
+}
+LISTS = ("gpus", "models", "strategies")
+ENGINE_SETTINGS = (
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "max_model_len",
+    "gpu_memory_utilization",
+    "block_size",
+    "enable_prefix_caching",
+)
+
+_FLIGHT, _ENGINE, _STATISTICS, _OUTPUT, _STRATEGY = (
+    "What flies",
+    "Serving engine (vLLM's names)",
+    "Repetitions and money",
+    "Output",
+    "Parameters of the strategies (token counts: 1024, uniform:512:1024, lognormal:MEAN:SIGMA or file:PATH)",
+)
+GROUPS = (_FLIGHT, _ENGINE, _STATISTICS, _OUTPUT, _STRATEGY)
+
+
+class AtLeast(click.ParamType):
+    """A whole number that is not below `least`."""
+
+    name = "integer"
+
+    def __init__(self, least: int) -> None:
+        self.least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            number = self.least - 1
+        if number < self.least:
+            self.fail(f"found '{value}', expected a whole number >= {self.least}", param, ctx)
+        return number
+
+
+class GroupedOption(click.Option):
+    """An option that knows under which heading `--help` shows it."""
+
+    def __init__(self, *args: Any, group: str = _OUTPUT, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.group = group
+
+
+def option(group: str, *names: str, **kwargs: Any) -> Callable:
+    """A click option decorator with a heading."""
+    return click.option(*names, cls=GroupedOption, group=group, **kwargs)
+
+
+def add_options(command: Callable) -> Callable:
+    """Put every option of `simulate` on the function; click wants the last one first."""
+    for decorate in reversed([*_flight(), *_engine(), *_statistics(), *_output(), *_strategy_options()]):
+        command = decorate(command)
+    return command
+
+
+def _flight() -> list[Callable]:
+    return [
+        option(_FLIGHT, "--gpu", metavar="NAME|FILE", help="GPU by name (--list gpus), or a TOML data sheet of yours."),
+        option(_FLIGHT, "--strategy", metavar="NAME", help="Inference strategy by name (--list strategies)."),
+        option(
+            _FLIGHT, "--model", metavar="NAME|FILE",
+            help="Model by name (--list models), or a Hugging Face config.json of yours.  [default: the largest "
+            "of a ladder of reasoning models that leaves room for the KV cache]",
+        ),
+        option(
+            _FLIGHT, "--weights", type=click.Choice(WEIGHTS),
+            help="Number format of the weights.  [default: the model's own]",
+        ),
+        option(
+            _FLIGHT, "--kv-cache-dtype", type=click.Choice(list(KV_CACHE_DTYPES)), default="auto",
+            help="Number format of the KV cache.  [default: auto, as the model computes]",
+        ),
+        option(_FLIGHT, "--power-mode", metavar="NAME", help="Power mode of a Jetson, as nvpmodel has it: MAXN, 30W."),
+        option(
+            _FLIGHT, "--calibration", metavar="FILE",
+            help="Calibration profile.  [default: the one fitted on this GPU, or defaults of its architecture]",
+        ),
+    ]
+
+
+def _engine() -> list[Callable]:
+    default = EngineSettings()
+    whole = AtLeast(1)
+
+    def setting(name: str, help_text: str, **kwargs: Any) -> Callable:
+        shown = f"{help_text}  [default: {getattr(default, name)}]" if getattr(default, name) is not None else help_text
+        return option(_ENGINE, f"--{name.replace('_', '-')}", help=shown, metavar="N", **kwargs)
+
+    return [
+        setting("max_num_seqs", "Most sequences in one step.", type=whole),
+        setting("max_num_batched_tokens", "Most tokens in one step, prefill and decode together.", type=whole),
+        setting("max_model_len", "Longest sequence, prompt and output.  [default: the model's own]", type=whole),
+        setting("gpu_memory_utilization", "Fraction of the memory that the engine may fill.", type=float),
+        setting("block_size", "Tokens per KV block.", type=whole),
+        option(
+            _ENGINE, "--enable-prefix-caching/--no-enable-prefix-caching", default=None,
+            help="Keep the KV of shared prefixes.  [default: enabled]",
+        ),
+        option(_ENGINE, "--enforce-eager", is_flag=True, help="Run without CUDA graphs."),
+        option(
+            _ENGINE, "--step-by-step", is_flag=True,
+            help="Simulate every engine step by itself: slower, the same result to 1e-9.",
+        ),
+    ]
+
+
+def _statistics() -> list[Callable]:
+    return [
+        option(
+            _STATISTICS, "--repetitions", type=AtLeast(1), default=20, metavar="N",
+            help="Flights with newly drawn lengths, over which p50 and p90 are taken.  [default: 20]",
+        ),
+        option(
+            _STATISTICS, "--seed", type=AtLeast(0), default=0, metavar="N",
+            help="The same seed gives the same bytes.  [default: 0]",
+        ),
+        option(
+            _STATISTICS, "--usd-per-hour", type=float, metavar="USD",
+            help="Rent of the GPU.  [default: from the data sheet; bought devices are written off over 3 years]",
+        ),
+        option(
+            _STATISTICS, "--usd-per-kwh", type=float, metavar="USD",
+            help="Price of electricity.  [default: 0.15 for bought devices; rent includes it]",
+        ),
+    ]
+
+
+def _output() -> list[Callable]:
+    return [
+        option(_OUTPUT, "--json", "as_json", is_flag=True, help="One JSON object on stdout, with all calls."),
+        option(_OUTPUT, "--plot", metavar="FILE", help="Gantt chart and power trace as .png, .svg or .pdf."),
+        option(_OUTPUT, "--list", "what", type=click.Choice(LISTS), help="Show what is known, and simulate nothing."),
+    ]
+
+
+def strategy_parameters() -> dict[str, list[tuple[Strategy, Parameter]]]:
+    """Parameter name -> the strategies that take it, each with its own default; in the registry's order."""
+    found: dict[str, list[tuple[Strategy, Parameter]]] = {}
+    for strategy in list_strategies():
+        for parameter in strategy.parameters:
+            found.setdefault(parameter.name, []).append((strategy, parameter))
+    return found
+
+
+def _strategy_options() -> list[Callable]:
+    every = len(list_strategies())
+    return [
+        option(
+            _STRATEGY, f"--{name.replace('_', '-')}", name, help=_parameter_help(uses, every),
+            metavar="N" if uses[0][1].kind == "int" else "TOKENS",
+        )
+        for name, uses in strategy_parameters().items()
+    ]
+
+
+def _parameter_help(uses: list[tuple[Strategy, Parameter]], every: int) -> str:
+    """'Drafts per round.  [pdr: 8]': the strategies that take it, each with its default."""
+    text = uses[0][1].help
+    by_default: dict[str, list[str]] = {}
+    for strategy, parameter in uses:
+        by_default.setdefault(str(parameter.default), []).append(strategy.name)
+    if len(uses) == every and len(by_default) == 1:
+        takers = f"all: {uses[0][1].default}"
+    else:
+        takers = "; ".join(f"{', '.join(names)}: {default}" for default, names in by_default.items())
+    return f"{text[:1].upper()}{text[1:]}.  [{takers}]"
+
+
+def check_strategy_options(strategy: Strategy, given: Mapping[str, Any]) -> None:
+    """UserError when a strategy option was given that this strategy does not take."""
+    taken = [parameter.name for parameter in strategy.parameters]
+    extra = [name for name in given if name not in taken]
+    if extra:
+        words, known = ((", ".join(f"--{n.replace('_', '-')}" for n in names)) for names in (extra, taken))
+        raise UserError(f"strategy '{strategy.name}' does not take {words}; it takes {known}")
+
+
+def chosen(values: Mapping[str, Any], names: Any) -> dict[str, Any]:
+    """The options among `names` that the user gave."""
+    return {name: values[name] for name in names if values.get(name) is not None}

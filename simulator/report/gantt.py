@@ -1,0 +1,182 @@
+"""A picture of one flight: every call as a bar over time, and the power drawn underneath.
+
+The only importer of matplotlib in the project, and only inside the functions that draw.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simulator.errors import UserError
+from simulator.report import units
+from simulator.result import CallRecord, Flight, SimulationResult
+
+SUFFIXES = (".png", ".svg", ".pdf")
+SIZE_INCH = (12.0, 8.0)
+DOTS_PER_INCH = 100
+# Okabe and Ito's palette: distinguishable with the common colour vision deficiencies. Black outlines the critical path.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+WAIT_COLOUR = "#BBBBBB"
+FEWEST_ROWS = 5  # fewer calls than this leave the rest of the picture empty rather than grow fat
+MOST_NAMED_ROWS = 40  # more calls than this, and only the groups of equal label are named
+
+
+def check_plot_path(path: str) -> Path:
+    """`path` as a Path when a picture can be written there; UserError says why not."""
+    target = Path(path).expanduser()
+    if target.suffix.lower() not in SUFFIXES:
+        found = f"'{target.suffix}'" if target.suffix else "no suffix"
+        raise UserError(f"--plot {path}: found {found}, expected a file name ending in {', '.join(SUFFIXES)}")
+    if not target.parent.is_dir():
+        raise UserError(f"--plot {path}: the folder '{target.parent}' does not exist")
+    if target.is_dir():
+        raise UserError(f"--plot {path}: this is a folder, expected a file name")
+    if not os.access(target if target.exists() else target.parent, os.W_OK):
+        raise UserError(f"--plot {path}: no permission to write there")
+    return target
+
+
+def save_gantt(result: SimulationResult, path: str | Path) -> Path:
+    """Draw the first repetition of `result` into `path` (.png, .svg or .pdf). The same result gives the same bytes."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    target = check_plot_path(str(path))
+    kind = target.suffix.lower().lstrip(".")
+    with matplotlib.rc_context({"svg.hashsalt": "tokenflight", "font.size": 10, "hatch.linewidth": 0.6}):
+        figure = Figure(figsize=SIZE_INCH, dpi=DOTS_PER_INCH, layout="constrained")
+        FigureCanvasAgg(figure)
+        draw_gantt(result, figure)
+        # Dates in the file would make every file different.
+        stamp = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+        try:
+            figure.savefig(target, format=kind, metadata=stamp)
+        except OSError as error:
+            raise UserError(f"--plot {path}: cannot be written: {error.strerror or error}") from None
+    return target
+
+
+def draw_gantt(result: SimulationResult, figure: Any) -> None:
+    """Draw onto a matplotlib Figure: calls above, power below, one time axis."""
+    flight = result.flights[0]
+    scale, unit = _time_scale(flight.wall_s)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1.0))
+    colours = _colours(flight)
+    critical = frozenset(call.call_id for call in flight.critical_calls())
+    rows = sorted(flight.calls, key=lambda call: (call.submitted_s, call.call_id))
+    _draw_calls(upper, rows, critical, colours, scale)
+    _draw_power(lower, result, flight, scale)
+    lower.set_xlabel(f"time since the start of the flight [{unit}]")
+    upper.set_xlim(0.0, flight.wall_s * scale * 1.01 if flight.wall_s > 0 else 1.0)
+    _legend(upper, colours)
+    mode = f" ({result.power_mode})" if result.power_mode else ""
+    weights = result.precision["weights"]
+    title = f"{result.strategy} with {result.model} ({weights} weights) on {result.gpu_name}{mode}"
+    figure.suptitle(title, fontsize=13)
+    figure.supxlabel(_caption(result, flight), fontsize=9, color="#444444")
+
+
+def _time_scale(wall_s: float) -> tuple[float, str]:
+    for limit, scale, unit in ((1.0, 1e3, "ms"), (600.0, 1.0, "s"), (7200.0, 1 / 60, "min")):
+        if wall_s < limit:
+            return scale, unit
+    return 1 / 3600, "h"
+
+
+def _colours(flight: Flight) -> dict[str, str]:
+    labels = dict.fromkeys(call.label for call in flight.calls)
+    return {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(labels)}
+
+
+def _draw_calls(
+    axes: Any, rows: list[CallRecord], critical: frozenset[int], colours: dict[str, str], scale: float
+) -> None:
+    """One row per call, the first at the top: waiting as a line, prefill dark and hatched, decode in full colour."""
+    from matplotlib.colors import to_rgb
+
+    count = len(rows)
+    height = 0.8 if count <= MOST_NAMED_ROWS else 1.0
+    outline = 1.8 if count <= MOST_NAMED_ROWS else 1.0
+    y = np.arange(count)
+    times = np.array([(c.submitted_s, c.scheduled_s, c.first_token_s, c.finished_s) for c in rows]) * scale
+    axes.hlines(y, times[:, 0], times[:, 1], colors=WAIT_COLOUR, linewidth=min(3.0, 120 / max(count, 1)))
+    full = [colours[call.label] for call in rows]
+    dark = [tuple(0.55 * channel for channel in to_rgb(colour)) for colour in full]
+    axes.barh(y, times[:, 2] - times[:, 1], left=times[:, 1], height=height, color=dark,
+              hatch="///" if count <= MOST_NAMED_ROWS else None, edgecolor="white", linewidth=0)
+    axes.barh(y, times[:, 3] - times[:, 2], left=times[:, 2], height=height, color=full, linewidth=0)
+    held = np.array([call.call_id in critical for call in rows], dtype=bool)
+    frame = max(height, 0.012 * count)  # among hundreds of rows a frame of one row would be a black line
+    axes.barh(y[held], (times[:, 3] - times[:, 0])[held], left=times[held, 0], height=frame,
+              facecolor="none", edgecolor="black", linewidth=outline, zorder=3)
+    margin = 0.5 + 0.02 * count + max(0.0, (FEWEST_ROWS - count) / 2)
+    axes.set_ylim(count - 1 + margin, -margin)
+    axes.set_ylabel("calls and their output, in order of submission")
+    _name_rows(axes, rows)
+    axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _name_rows(axes: Any, rows: list[CallRecord]) -> None:
+    """A name per row while they fit; beyond that one name for each run of rows with the same label."""
+    if len(rows) <= MOST_NAMED_ROWS:
+        names = [f"{call.label}  {call.output_tok:,} tok" for call in rows]
+        axes.set_yticks(range(len(rows)), names, fontsize=9 if len(rows) <= 25 else 7)
+        return
+    runs: list[tuple[int, int]] = []  # (first row, rows)
+    for i, call in enumerate(rows):
+        if runs and rows[runs[-1][0]].label == call.label:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((i, 1))
+    wide = [run for run in runs if run[1] >= 0.03 * len(rows)]  # thinner runs have no room for a name
+    axes.set_yticks([first + (n - 1) / 2 for first, n in wide], [f"{rows[i].label} x{n}" for i, n in wide], fontsize=9)
+
+
+def _draw_power(axes: Any, result: SimulationResult, flight: Flight, scale: float) -> None:
+    axes.stairs(flight.power_w, np.asarray(flight.power_times_s) * scale, color="#333333", fill=True, alpha=0.25)
+    axes.stairs(flight.power_w, np.asarray(flight.power_times_s) * scale, color="#333333", linewidth=1.0)
+    highest = float(np.max(flight.power_w, initial=0.0))
+    for key, name, style in (("limit_w", "limit", "--"), ("idle_w", "idle", ":")):
+        if key in result.power:
+            level = float(result.power[key])
+            highest = max(highest, level)
+            axes.axhline(level, color="#D55E00" if key == "limit_w" else "#0072B2", linestyle=style, linewidth=1.2,
+                         label=f"{name} {units.watts(level)}")
+    axes.set_ylim(0.0, 1.12 * highest if highest > 0 else 1.0)
+    axes.set_ylabel("power [W]")
+    axes.grid(color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
+
+
+def _legend(axes: Any, colours: dict[str, str]) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = [Patch(color=colour, label=label) for label, colour in colours.items()]
+    handles += [
+        Patch(facecolor="#555555", edgecolor="white", hatch="///", label="prefill (to first token)"),
+        Line2D([], [], color=WAIT_COLOUR, linewidth=3, label="waiting"),
+        Patch(facecolor="none", edgecolor="black", linewidth=1.8, label="critical path (in time)"),
+    ]
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
+
+
+def _caption(result: SimulationResult, flight: Flight) -> str:
+    low, high = result.interval(flight.wall_s)
+    calls = f"{len(flight.calls)} call{'s' if len(flight.calls) != 1 else ''}"
+    lines = [
+        f"First repetition with seed {result.seed}: {units.seconds(flight.wall_s)}, 90 % interval "
+        f"{units.span(low, high, units.seconds)}; {units.joules(flight.energy_j)}; {calls}. "
+        f"Calibration: {result.calibration['id']}."
+    ]
+    if result.calibration.get("extrapolated"):
+        lines.append("Beware: " + " | ".join(result.calibration["extrapolated"]))
+    return "\n".join(line if len(line) < 170 else line[:167] + "..." for line in lines)

@@ -1,0 +1,156 @@
+"""`--list`: what is known, as a table for people and as rows for programs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from simulator.report import units
+from simulator.report.plain import columns
+from simulator.scenario import calibration_status
+
+if TYPE_CHECKING:
+    from simulator.device import Device
+    from simulator.model import Model, ModelSummary
+    from simulator.profile import Calibration
+    from simulator.strategies import Strategy
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Texts of a table (`right`: columns aligned to the right) and the same facts as JSON-ready `objects`."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    right: tuple[int, ...]
+    objects: list[dict[str, Any]]
+    footer: str
+
+
+def list_gpus(devices: list[tuple[Device, Calibration]]) -> Listing:
+    """Every data sheet, and the calibration that a flight on it rests on."""
+    rows = []
+    for device, calibration in devices:
+        peak = device.compute.peak_flop_per_s.get("bf16")
+        rows.append(
+            (
+                device.id,
+                units.significant(device.memory.capacity_byte / 1e9),
+                units.significant(device.memory.bandwidth_byte_per_s / 1e9, 4),
+                units.significant(peak / 1e12) if peak else "none",
+                units.significant(device.power.limit_w),
+                price_text(device),
+                calibration_status(calibration),
+                ", ".join(device.aliases),
+            )
+        )
+    head = ("name", "GB", "GB/s", "bf16 TFLOPS", "W", "price", "calibration", "aliases")
+    footer = (
+        "bf16 TFLOPS are dense. Calibration: fitted on this GPU, borrowed from a sibling, or defaults with wide error "
+        "bars. A data sheet of your own: --gpu ./my-gpu.toml"
+    )
+    return Listing(head, tuple(rows), (1, 2, 3, 4), [_gpu_object(*row) for row in devices], footer)
+
+
+def price_text(device: Device) -> str:
+    """'$2.49/h', '$1,999 to buy' or 'not stated'."""
+    if device.price.usd_per_hour is not None:
+        return f"${device.price.usd_per_hour:.2f}/h"
+    if device.price.purchase_usd is not None:
+        return f"${device.price.purchase_usd:,.0f} to buy"
+    return units.NOT_STATED
+
+
+def _gpu_object(device: Device, calibration: Calibration) -> dict[str, Any]:
+    return {
+        "name": device.id,
+        "title": device.name,
+        "aliases": list(device.aliases),
+        "vendor": device.vendor,
+        "architecture": device.architecture,
+        "memory_byte": device.memory.capacity_byte,
+        "memory_kind": device.memory.kind,
+        "unified_memory": device.memory.unified,
+        "bandwidth_byte_per_s": device.memory.bandwidth_byte_per_s,
+        "peak_flop_per_s": dict(device.compute.peak_flop_per_s),
+        "power_limit_w": device.power.limit_w,
+        "idle_w": device.power.idle_w,
+        "power_modes": [mode.name for mode in device.power_modes],
+        "default_power_mode": device.default_power_mode,
+        "usd_per_hour": device.price.usd_per_hour,
+        "purchase_usd": device.price.purchase_usd,
+        "price_date": device.price.date or None,
+        "calibration": calibration.id,
+        "calibration_status": calibration_status(calibration),
+        "sources": dict(device.sources),
+    }
+
+
+def list_models(models: list[tuple[ModelSummary, Model]]) -> Listing:
+    """Every bundled model."""
+    rows = tuple(
+        (
+            summary.name,
+            units.parameters(summary.parameters),
+            units.parameters(model.active_parameters()),
+            str(model.num_layers),
+            f"{model.max_position_embeddings:,}",
+            model.quantisation or model.torch_dtype,
+            ", ".join(summary.aliases),
+        )
+        for summary, model in models
+    )
+    objects = [
+        {
+            "name": summary.name,
+            "aliases": list(summary.aliases),
+            "parameters": summary.parameters,
+            "published_parameters": summary.published_parameters,
+            "parameter_source": summary.source,
+            "active_parameters": model.active_parameters(),
+            "architecture": model.architecture,
+            "layers": model.num_layers,
+            "max_position_embeddings": model.max_position_embeddings,
+            "weights": model.quantisation or model.torch_dtype,
+            "diffusion": model.diffusion,
+        }
+        for summary, model in models
+    ]
+    head = ("name", "parameters", "active", "layers", "context tok", "weights", "aliases")
+    footer = "A model of your own: --model ./config.json or a folder that holds one (Hugging Face format)"
+    return Listing(head, rows, (1, 2, 3, 4), objects, footer)
+
+
+def list_strategies(strategies: list[Strategy]) -> Listing:
+    """Every strategy with its paper, parameters and defaults."""
+    rows = tuple(
+        (
+            strategy.name,
+            ", ".join(strategy.aliases),
+            strategy.title,
+            strategy.source,
+            " ".join(f"--{p.name.replace('_', '-')} {p.default}" for p in strategy.parameters),
+        )
+        for strategy in strategies
+    )
+    objects = [
+        {
+            "name": strategy.name,
+            "aliases": list(strategy.aliases),
+            "title": strategy.title,
+            "source": strategy.source,
+            "description": strategy.description,
+            "parameters": [asdict(parameter) for parameter in strategy.parameters],
+            "assumptions": list(strategy.assumptions),
+        }
+        for strategy in strategies
+    ]
+    head = ("name", "aliases", "what it does", "paper", "parameters and defaults")
+    footer = "What a parameter means: simulate --help; where its default comes from: simulate --list strategies --json"
+    return Listing(head, rows, (), objects, footer)
+
+
+def render_listing(listing: Listing) -> str:
+    """Plain text, the same at every width."""
+    lines = columns([listing.columns, *listing.rows], right=listing.right)
+    return "\n".join([*lines, "", listing.footer]) + "\n"

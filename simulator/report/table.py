@@ -1,0 +1,188 @@
+"""What a result says, as rows of text: the content that the plain and the terminal renderer share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from simulator.report import units
+from simulator.result import CallRecord, SimulationResult
+
+CALL_COLUMNS = ("call", "prompt tok", "cached tok", "output tok", "queue", "TTFT", "TPOT", "time")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A titled block of (name, value, remark) rows."""
+
+    title: str
+    rows: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is shown for one result, already as text, in the order of showing."""
+
+    headline: str
+    warning: str  # what the warnings have in common; empty when there are none
+    warnings: tuple[str, ...]
+    sections: tuple[Section, ...]
+    shares: tuple[tuple[str, float], ...]  # (cause, fraction), largest first
+    calls: tuple[tuple[str, ...], ...]  # rows of CALL_COLUMNS
+    calls_note: str
+    assumptions: tuple[str, ...]
+    calibration: tuple[str, ...]
+
+
+def build_report(result: SimulationResult) -> Report:
+    """The full report of one result."""
+    figures = result.summary()
+    shares = sorted(result.shares().items(), key=lambda item: -item[1])
+    repetitions = len(result.flights)
+    flown = f"{repetitions} repetition{'s' if repetitions != 1 else ''}"
+    return Report(
+        headline=_headline(result, figures),
+        warning=_warning(result),
+        warnings=tuple(result.calibration["extrapolated"]),
+        sections=(
+            Section("Time", _time_rows(result, figures)),
+            Section(f"Tokens per run (medians of {flown})", _token_rows(figures)),
+            Section("Memory, energy, money", _resource_rows(result, figures)),
+        ),
+        shares=tuple(shares),
+        calls=_call_rows(result),
+        calls_note=f"medians over the calls of {flown}",
+        assumptions=result.assumptions,
+        calibration=_calibration_rows(result),
+    )
+
+
+def _headline(result: SimulationResult, figures: dict[str, float]) -> str:
+    mode = f" ({result.power_mode})" if result.power_mode else ""
+    low_high = units.span(figures["wall_s_lo"], figures["wall_s_hi"], units.seconds)
+    return (
+        f"{result.strategy} with {result.model} ({result.precision['weights']} weights) on {result.gpu_name}{mode} "
+        f"takes {units.seconds(figures['wall_s_p50'])} (90 % interval {low_high}) "
+        f"and {units.joules(figures['energy_j_p50'])}."
+    )
+
+
+def _warning(result: SimulationResult) -> str:
+    """Why the reader should believe less of this; shown directly under the headline."""
+    calibration = result.calibration
+    if not calibration["extrapolated"]:
+        return ""
+    lead = {
+        "defaults": "not calibrated on this GPU, so the interval is a wide guess",
+        "borrowed": "not calibrated on this GPU but on a sibling, so the interval is wider",
+    }.get(calibration["status"], "outside what the calibration has seen")
+    if calibration["variance_factor"] > 1.0:
+        factor = f"{calibration['variance_factor']:g}"
+        lead += f"; the interval's variance is multiplied by {factor}, by convention and not by measurement"
+    return lead
+
+
+def _time_rows(result: SimulationResult, figures: dict[str, float]) -> tuple[tuple[str, str, str], ...]:
+    def both(name: str, unit) -> str:
+        return f"{unit(figures[f'{name}_p50'])} / {unit(figures[f'{name}_p90'])}"
+
+    def interval(name: str, kind: str, unit, label: str = "90 % interval") -> str:
+        return f"{label} {units.span(*result.interval(figures[name], kind), unit)}"
+
+    rate = figures["output_tok_per_s"]
+    of_p50 = "90 % interval of p50"
+    ttft = interval("ttft_s_p50", "ttft", units.seconds, of_p50)
+    tpot = interval("tpot_s_p50", "tpot", units.milliseconds, of_p50)
+    return (
+        ("Wall time p50", units.seconds(figures["wall_s_p50"]), interval("wall_s_p50", "time", units.seconds)),
+        ("Wall time p90", units.seconds(figures["wall_s_p90"]), interval("wall_s_p90", "time", units.seconds)),
+        ("TTFT of the calls p50 / p90", both("ttft_s", units.seconds), f"{ttft}; queueing included"),
+        ("TPOT of the calls p50 / p90", both("tpot_s", units.milliseconds), f"{tpot}; after the first token"),
+        ("Output rate", f"{units.significant(rate)} tok/s", "all calls together, over the wall time"),
+    )
+
+
+def _token_rows(figures: dict[str, float]) -> tuple[tuple[str, str, str], ...]:
+    def row(title: str, name: str, remark: str) -> tuple[str, str, str]:
+        return title, units.tokens(figures[f"{name}_p50"]), remark
+
+    cached = figures["read_tok_p50"] - figures["computed_tok_p50"]
+    return (
+        row("Critical path", "critical_path_tok", "output tokens on the longest chain of dependent calls"),
+        row("Total written", "written_tok", "output tokens of all calls"),
+        row("Total read", "read_tok", f"prompts of all calls; {units.tokens(cached)} of it from the prefix cache"),
+        row("Re-read", "reread_tok", "of it read or written by an earlier call, cache hits included"),
+        row("B_seq", "b_seq_tok", "input + output of the calls on the accepted path"),
+        row("B_total", "b_total_tok", "input + output of all calls"),
+    )
+
+
+def _resource_rows(result: SimulationResult, figures: dict[str, float]) -> tuple[tuple[str, str, str], ...]:
+    memory = result.memory
+    peak = figures["peak_memory_byte"]
+    other = memory["activation_byte"] + memory["overhead_byte"]
+    kv = peak - memory["weights_byte"] - other
+    sizes = (("weights", memory["weights_byte"]), ("KV", kv), ("other", other))
+    parts = " + ".join(f"{name} {units.gigabytes(size)}" for name, size in sizes)
+    energy = units.span(figures["energy_j_lo"], figures["energy_j_hi"], units.joules)
+    whole = f"{units.gigabytes(peak)} of {units.gigabytes(memory['capacity_byte'])}"
+    used = f"{units.watt_hours(figures['energy_j_p50'])}; 90 % interval {energy}"
+    return (
+        ("Peak memory", whole, parts),
+        ("Peak sequences", f"{result.values('peak_running').max():.0f}", "most in one engine step"),
+        ("Average power", units.watts(figures["mean_power_w"]), _power_remark(result)),
+        ("Energy p50", units.joules(figures["energy_j_p50"]), used),
+        ("Energy per output token", units.joules(figures["energy_j_per_output_tok"]), ""),
+        ("Cost p50", units.dollars(figures["cost_usd_p50"]), str(result.price.get("basis", ""))),
+    )
+
+
+def _power_remark(result: SimulationResult) -> str:
+    power, scope = result.power, result.calibration.get("power_scope", "board")
+    levels = f"idle {units.watts(power['idle_w'])}, limit {units.watts(power['limit_w'])}" if power else ""
+    if scope != "board":  # the limit is the module's, the rest is what the calibration measured
+        what = {"gpu_soc_rail": "GPU and SoC rail"}.get(scope, scope.replace("_", " "))
+        levels += f"; power and energy of the {what}, not of the whole board"
+    return levels
+
+
+def _call_rows(result: SimulationResult) -> tuple[tuple[str, ...], ...]:
+    """One row per label, in order of first appearance."""
+    by_label: dict[str, list[CallRecord]] = {}
+    for flight in result.flights:
+        for call in flight.calls:
+            by_label.setdefault(call.label, []).append(call)
+    return tuple(_call_row(label, calls, len(result.flights)) for label, calls in by_label.items())
+
+
+def _call_row(label: str, calls: list[CallRecord], repetitions: int) -> tuple[str, ...]:
+    def median(values) -> float:
+        found = [value for value in values if value is not None]
+        return float(np.median(found)) if found else float("nan")
+
+    count = len(calls) / repetitions
+    return (
+        f"{label} x{count:.0f}" if count == round(count) else f"{label} x{count:.1f}",
+        f"{median(call.prompt_tok for call in calls):,.0f}",
+        f"{median(call.cached_tok for call in calls):,.0f}",
+        f"{median(call.output_tok for call in calls):,.0f}",
+        units.seconds(median(call.scheduled_s - call.submitted_s for call in calls)),
+        units.seconds(median(call.ttft_s for call in calls)),
+        units.milliseconds(median(call.tpot_s for call in calls)),
+        units.seconds(median(call.finished_s - call.submitted_s for call in calls)),
+    )
+
+
+def _calibration_rows(result: SimulationResult) -> tuple[str, ...]:
+    calibration = result.calibration
+    kinds = (("wall time", "time"), ("TTFT", "ttft"), ("TPOT", "tpot"), ("energy", "energy"))
+    wide = [f"{name} by {result.interval(1.0, kind)[1]:.2f}" for name, kind in kinds]
+    rows = [
+        f"{calibration['id']}: {calibration['title']} (engine {calibration['engine']})",
+        f"90 % interval: divide and multiply {', '.join(wide)}",
+        f"source: {calibration['source']}",
+    ]
+    if calibration.get("data_hash"):
+        rows.append(f"fitted on data with SHA-256 {calibration['data_hash'][:16]}")
+    return (*rows, *calibration.get("notes", ()))

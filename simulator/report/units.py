@@ -1,0 +1,88 @@
+"""Numbers as people read them. The only place where seconds become milliseconds and bytes become GB."""
+
+from __future__ import annotations
+
+import math
+
+NOT_STATED = "not stated"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """`value` with that many significant digits, never in scientific notation; '-' when it is not a number."""
+    if not math.isfinite(value):
+        return "-"
+    if value == 0.0:
+        return "0"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    # 9.996 rounds up to 10.00: one digit too many, so look again after rounding.
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(round(value, decimals)) or 1.0)))
+    return f"{value:,.{decimals}f}"
+
+
+def seconds(value: float) -> str:
+    """Time [s] as ms below one second, s below ten minutes, then min and h."""
+    if not math.isfinite(value):
+        return "-"
+    for limit, scale, unit in ((1.0, 1e3, "ms"), (600.0, 1.0, "s"), (7200.0, 1 / 60, "min")):
+        if abs(value) < limit:
+            return f"{significant(value * scale)} {unit}"
+    return f"{significant(value / 3600)} h"
+
+
+def span(low: float, high: float, unit) -> str:
+    """'low - high' with the formatter `unit`, the unit written once when both ends share it."""
+    left, right = unit(low), unit(high)
+    if " " in left and left.split()[-1] == right.split()[-1]:
+        left = left.rsplit(" ", 1)[0]
+    return f"{left} - {right}"
+
+
+def milliseconds(value: float) -> str:
+    """Time [s] always in ms: TPOT is compared in ms."""
+    return "-" if not math.isfinite(value) else f"{significant(value * 1e3)} ms"
+
+
+def gigabytes(value: float) -> str:
+    """Size [byte] in GB (10^9)."""
+    return "-" if not math.isfinite(value) else f"{significant(value / 1e9)} GB"
+
+
+def tokens(value: float) -> str:
+    """A token count with thousands separators."""
+    return "-" if not math.isfinite(value) else f"{value:,.0f} tok"
+
+
+def joules(value: float) -> str:
+    """Energy [J] as J, kJ or MJ."""
+    if not math.isfinite(value):
+        return "-"
+    for limit, scale, unit in ((1e3, 1.0, "J"), (1e6, 1e-3, "kJ")):
+        if abs(value) < limit:
+            return f"{significant(value * scale)} {unit}"
+    return f"{significant(value * 1e-6)} MJ"
+
+
+def watt_hours(value: float) -> str:
+    """Energy [J] in Wh or kWh."""
+    hours = value / 3600.0
+    return f"{significant(hours / 1e3)} kWh" if abs(hours) >= 1e3 else f"{significant(hours)} Wh"
+
+
+def watts(value: float) -> str:
+    """Power [W]."""
+    return "-" if not math.isfinite(value) else f"{significant(value)} W"
+
+
+def dollars(value: float) -> str:
+    """Money [USD] with three significant digits, 'not stated' when there is no price."""
+    return NOT_STATED if not math.isfinite(value) else f"${significant(value)}"
+
+
+def percent(fraction: float) -> str:
+    """A fraction as percent with one decimal."""
+    return f"{100.0 * fraction:.1f} %"
+
+
+def parameters(value: float) -> str:
+    """A parameter count in billions or millions."""
+    return f"{significant(value / 1e9)} B" if value >= 0.9995e9 else f"{significant(value / 1e6)} M"

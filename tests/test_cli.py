@@ -1,0 +1,405 @@
+"""`simulate` as its users meet it: what it prints, what it refuses, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import hwspecs
+from simulator.cli.main import simulate
+from simulator.device import list_devices
+from simulator.errors import UserError
+from simulator.model import default_ladder, list_models, load_model
+from simulator.scenario import Scenario, prepare, simulate_scenario
+from simulator.strategies import list_strategies
+
+SMALL = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
+FLY = ("--gpu", "orin", "--strategy", "pdr", "--model", SMALL, "--repetitions", "3")
+
+
+@pytest.fixture
+def run(capsys):
+    """Call the program in this process: run(*args) -> code, out, err."""
+
+    def call(*args: str) -> SimpleNamespace:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            simulate.main(list(args), prog_name="simulate")
+        out, err = capsys.readouterr()
+        return SimpleNamespace(code=ended.value.code, out=out, err=err)
+
+    return call
+
+
+def program(*args: str) -> list[str]:
+    """The command line of a process of its own."""
+    return [sys.executable, "-m", "simulator.cli.main", *args]
+
+
+def refused(result: SimpleNamespace) -> str:
+    """The one sentence of a refusal."""
+    assert result.code == 2
+    assert result.out == ""
+    lines = result.err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("simulate: error: ")
+    return lines[0].removeprefix("simulate: error: ")
+
+
+# -- what it prints ------------------------------------------------------------------------------------------------
+
+
+def test_table_names_every_quantity(run):
+    result = run(*FLY)
+    assert result.code == 0 and result.err == ""
+    assert "\x1b" not in result.out
+    for quantity in (
+        "Wall time p50", "Wall time p90", "90 % interval", "Critical path", "Total written", "Total read", "Re-read",
+        "B_seq", "B_total", "TTFT of the calls p50 / p90", "TPOT of the calls p50 / p90", "Peak memory", "weights",
+        "KV", "Average power", "Energy p50", "Wh", "Energy per output token", "Cost p50", "Where the time goes",
+        "memory", "compute", "attention", "launch", "host", "sampler", "draft x8", "distill x1", "answer x1",
+        "Assumptions", "Calibration", "source:",
+    ):  # fmt: skip
+        assert quantity in result.out, quantity
+
+
+def test_json_agrees_with_the_table_and_with_its_own_flights(run):
+    table, found = run(*FLY).out, json.loads(run(*FLY, "--json").out)
+    summary, flights = found["summary"], found["flights"]
+    walls = [flight["wall_s"] for flight in flights]
+    assert len(flights) == 3
+    assert summary["wall_s_p50"] == pytest.approx(np.median(walls))
+    for flight in flights:
+        calls = flight["calls"]
+        assert flight["wall_s"] == pytest.approx(max(call["finished_s"] for call in calls))
+        assert flight["written_tok"] == sum(call["output_tok"] for call in calls)
+        assert flight["b_total_tok"] == sum(call["output_tok"] + call["prompt_tok"] for call in calls)
+        assert flight["energy_j"] == pytest.approx(np.dot(np.diff(flight["power_times_s"]), flight["power_w"]))
+        assert sum(flight["shares_s"].values()) == pytest.approx(flight["wall_s"])
+        assert flight["reread_tok"] <= flight["read_tok"]
+    ttfts = [call["first_token_s"] - call["submitted_s"] for flight in flights for call in flight["calls"]]
+    assert summary["ttft_s_p90"] == pytest.approx(np.percentile(ttfts, 90))
+    assert summary["wall_s_lo"] < summary["wall_s_p50"] < summary["wall_s_hi"]
+    written = float(re.search(r"Total written +([\d,]+) tok", table)[1].replace(",", ""))
+    assert written == pytest.approx(summary["written_tok_p50"], abs=0.5)
+    shown = float(re.search(r"Average power +([\d.]+) W", table)[1])
+    assert shown == pytest.approx(summary["mean_power_w"], rel=0.005)
+    share = float(re.search(r"memory +([\d.]+) %", table)[1]) / 100
+    assert share == pytest.approx(found["bottleneck_share"]["memory"], abs=0.0005)
+
+
+def test_same_seed_same_bytes_different_seed_not(run):
+    first, again, other = (run(*FLY, "--json", "--seed", seed).out for seed in ("3", "3", "4"))
+    assert first == again
+    assert first != other
+
+
+def test_step_by_step_gives_the_same_answer(run):
+    fast, slow = (json.loads(run(*FLY, "--json", *more).out)["summary"] for more in ((), ("--step-by-step",)))
+    for name, value in fast.items():
+        assert slow[name] == pytest.approx(value, rel=1e-9), name
+
+
+@pytest.mark.parametrize("strategy", [found.name for found in list_strategies()])
+def test_every_strategy_runs_with_its_defaults(run, strategy):
+    found = json.loads(run("--gpu", "orin", "--strategy", strategy, "--repetitions", "1", "--json").out)
+    assert found["strategy"] == strategy
+    assert 0.0 < found["summary"]["wall_s_p50"] < 86400.0
+    assert found["power"]["idle_w"] <= found["summary"]["mean_power_w"] <= found["power"]["limit_w"] * 1.0001
+
+
+def test_strategy_parameters_reach_the_strategy(run):
+    found = json.loads(run(*FLY, "--width", "3", "--problem-tok", "100", "--thinking-tok", "50", "--json").out)
+    calls = found["flights"][0]["calls"]
+    assert [call["label"] for call in calls] == ["draft"] * 3 + ["distill", "answer"]
+    assert calls[0]["prompt_tok"] == 100
+    assert calls[0]["output_tok"] == 50 + 512
+
+
+def test_a_slower_power_mode_takes_longer(run):
+    fast, slow = (json.loads(run(*FLY, "--power-mode", mode, "--json").out) for mode in ("MAXN", "15W"))
+    assert (fast["power_mode"], slow["power_mode"]) == ("MAXN", "15W")
+    assert slow["summary"]["wall_s_p50"] > fast["summary"]["wall_s_p50"]
+
+
+def test_cost_follows_the_given_rates(run):
+    found = json.loads(run(*FLY, "--usd-per-hour", "36", "--usd-per-kwh", "1", "--json").out)
+    expected = [flight["wall_s"] * 0.01 + flight["energy_j"] / 3.6e6 for flight in found["flights"]]
+    assert found["summary"]["cost_usd_p50"] == pytest.approx(np.median(expected))
+
+
+def test_engine_settings_reach_the_engine(run):
+    found = json.loads(run(*FLY, "--max-num-seqs", "2", "--no-enable-prefix-caching", "--json").out)
+    assert found["settings"]["max_num_seqs"] == 2
+    assert {flight["peak_running"] for flight in found["flights"]} == {2}
+    assert all(call["cached_tok"] == 0 for flight in found["flights"] for call in flight["calls"])
+
+
+def test_weights_without_units_for_them_are_called_weight_only(run):
+    text = run("--gpu", "a100", "--strategy", "single", "--model", SMALL, "--weights", "fp8", "--repetitions", "1").out
+    assert "weight-only" in text
+
+
+def test_plot_is_written_and_told_on_stderr(run, tmp_path):
+    path = tmp_path / "flight.png"
+    result = run(*FLY, "--json", "--plot", str(path))
+    assert json.loads(result.out) and str(path) in result.err
+    import matplotlib.image
+
+    picture = matplotlib.image.imread(path)
+    assert picture.shape[:2] == (800, 1200)
+    assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 50
+
+
+# -- defaults -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gpu", ["orin", "h100", "orin-nano-8gb"])
+def test_default_model_is_the_largest_that_leaves_room(gpu):
+    setup = prepare(Scenario(gpu=gpu, strategy="single"))
+    limit = (0.45 if setup.device.memory.unified else 0.70) * setup.device.memory.capacity_byte
+    ladder = default_ladder()
+    position = ladder.index(setup.model.name)
+    assert setup.memory.weights_byte <= limit
+    larger = [load_model(name).parameters() for name in ladder[position + 1 :]]
+    assert all(parameters * 2 > limit for parameters in larger)  # the ladder is 16 bit
+    assert any("no --model given" in line and setup.model.name in line for line in setup.assumptions)
+
+
+def test_default_model_grows_when_weights_shrink():
+    sizes = [prepare(Scenario("orin", "single", weights=w)).model.parameters() for w in ("bf16", "int4")]
+    assert sizes[0] < sizes[1]
+
+
+def test_every_way_out_of_the_fitted_range_widens_the_interval():
+    short = {"thinking_tok": 200, "answer_tok": 100, "problem_tok": 100}
+    inside = simulate_scenario(Scenario("orin", "single", model=SMALL, repetitions=1, strategy_parameters=short))
+    outside = simulate_scenario(
+        Scenario("orin", "single", model=SMALL, repetitions=1, strategy_parameters={**short, "problem_tok": 30000})
+    )
+    assert inside.calibration["extrapolated"] == [] and inside.calibration["status"] == "fitted"
+    ways = len(outside.calibration["extrapolated"])
+    assert ways >= 1
+    ratio = outside.interval_log_sd["tpot"] / inside.interval_log_sd["tpot"]
+    assert ratio == pytest.approx(2 ** (ways / 2))
+
+
+# -- a user's own files ---------------------------------------------------------------------------------------------
+
+
+def own_gpu(folder: Path, **replaced: str) -> Path:
+    """A copy of a bundled data sheet with other lines in it."""
+    text = (Path(hwspecs.__file__).parent / "h100-sxm.toml").read_text()
+    for key, line in replaced.items():
+        text, count = re.subn(rf"(?m)^{key}\s*=.*$", line, text)
+        assert count == 1, key
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return path
+
+
+def test_own_gpu_by_path(run, tmp_path):
+    path = own_gpu(tmp_path, id='id = "mine"', bandwidth_byte_per_s="bandwidth_byte_per_s = 1.0e12")
+    args = ("--strategy", "single", "--model", SMALL, "--repetitions", "1", "--json")
+    mine, bundled = (json.loads(run("--gpu", gpu, *args).out) for gpu in (str(path), "h100"))
+    assert mine["gpu"] == "mine"
+    assert mine["summary"]["tpot_s_p50"] > bundled["summary"]["tpot_s_p50"]
+
+
+def test_own_files_that_are_broken(run, tmp_path):
+    torn = tmp_path / "torn.toml"
+    torn.write_text("id = [")
+    wrong = own_gpu(tmp_path, capacity_byte='capacity_byte = "much"')
+    config = tmp_path / "config.json"
+    config.write_text("{")
+    profile = tmp_path / "profile.toml"
+    profile.write_text('id = "x"')
+    assert "torn.toml" in refused(run("--gpu", str(torn), "--strategy", "pdr"))
+    assert "memory.capacity_byte" in refused(run("--gpu", str(wrong), "--strategy", "pdr"))
+    assert "config.json" in refused(run("--gpu", "orin", "--strategy", "pdr", "--model", str(config)))
+    assert "profile.toml" in refused(run(*FLY, "--calibration", str(profile)))
+
+
+# -- what it refuses ------------------------------------------------------------------------------------------------
+
+PDR = ("--gpu", "orin", "--strategy", "pdr")
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (("--gpu", "oirn", "--strategy", "pdr"), "orin"),
+        (("--gpu", "orin", "--strategy", "self_consistancy"), "self_consistency"),
+        ((*PDR, "--model", "qwen3-9b"), "qwen3-8b"),
+        (("--gpu", "orin"), "missing --strategy (see: simulate --list strategies)"),
+        (("--strategy", "pdr"), "missing --gpu (see: simulate --list gpus)"),
+        (("--seed", "3"), "missing --gpu"),
+        (("orin", "pdr"), "unexpected argument 'orin'"),
+        ((*PDR, "--modle", "x"), "--model"),
+        ((*PDR, "--samples", "3"), "does not take --samples; it takes --problem-tok"),
+        ((*PDR, "--width", "-3"), "whole number >= 1"),
+        ((*PDR, "--width", "x"), "'x'"),
+        ((*PDR, "--problem-tok", "-5"), "-5"),
+        ((*PDR, "--problem-tok", "abc"), "lognormal:MEAN:SIGMA"),
+        ((*PDR, "--problem-tok", "file:none.csv"), "none.csv"),
+        ((*PDR, "--repetitions", "0"), "whole number >= 1"),
+        ((*PDR, "--seed", "-1"), "whole number >= 0"),
+        ((*PDR, "--max-num-seqs", "none"), "whole number >= 1"),
+        ((*PDR, "--gpu-memory-utilization", "1.5"), "at most 1"),
+        ((*PDR, "--gpu-memory-utilization", "nan"), "at most 1"),
+        ((*PDR, "--kv-cache-dtype", "int4"), "fp8"),
+        ((*PDR, "--weights", "int3"), "int4"),
+        (("--gpu", "h100", "--strategy", "pdr", "--power-mode", "30W"), "has no power modes"),
+        ((*PDR, "--power-mode", "31W"), "30W"),
+        ((*PDR, "--max-model-len", "9999999"), "max_position_embeddings"),
+        ((*PDR, "--max-model-len", "1000"), "max_model_len holds 1000"),
+        ((*PDR, "--model", "r1-distill-llama-70b"), "does not fit"),
+        ((*PDR, "--model", "llada-8b"), "diffusion"),
+        ((*PDR, "--model", "./none.json"), "none.json"),
+        ((*PDR, "--calibration", "none.toml"), "none.toml"),
+        (("--gpu", "none.toml", "--strategy", "pdr"), "none.toml"),
+        ((*PDR, "--usd-per-hour", "nan"), "finite number"),
+        ((*PDR, "--usd-per-kwh", "-1"), ">= 0"),
+        ((*PDR, "--plot", "flight.gif"), ".png, .svg, .pdf"),
+        ((*PDR, "--plot", "no/such/folder/flight.png"), "does not exist"),
+        (("--list", "gpus", "--plot", "flight.png"), "cannot be combined with --plot"),
+        (("--list", "gpus", "--gpu", "orin"), "cannot be combined with --gpu"),
+        (("--list", "planets"), "strategies"),
+    ],
+)  # fmt: skip
+def test_mistakes_get_one_sentence(run, args, expected):
+    assert expected in refused(run(*args))
+
+
+def test_python_callers_get_the_same_errors():
+    with pytest.raises(UserError, match="repetitions"):
+        Scenario("orin", "pdr", repetitions=0)
+    with pytest.raises(UserError, match="seed"):
+        Scenario("orin", "pdr", seed=-1)
+
+
+def test_errors_of_our_own_keep_their_traceback(monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr("simulator.cli.main.simulate_scenario", broken)
+    with pytest.raises(ZeroDivisionError):
+        simulate.main(list(FLY), prog_name="simulate")
+
+
+# -- lists and help -------------------------------------------------------------------------------------------------
+
+
+def test_listed_calibration_is_the_one_that_flies(run):
+    for row in json.loads(run("--list", "gpus", "--json").out):
+        if row["calibration_status"] != "defaults":
+            result = simulate_scenario(Scenario(row["name"], "single", model="qwen3-0.6b", repetitions=1))
+            assert (result.calibration["id"], result.calibration["status"]) == (
+                row["calibration"],
+                row["calibration_status"],
+            )
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        ("gpus", [device.id for device in list_devices()]),
+        ("models", [model.name for model in list_models()]),
+        ("strategies", [strategy.name for strategy in list_strategies()]),
+    ],
+)
+def test_lists(run, what, names):
+    table, rows = run("--list", what), json.loads(run("--list", what, "--json").out)
+    assert table.code == 0 and "\x1b" not in table.out
+    assert [row["name"] for row in rows] == names
+    assert [line.split()[0] for line in table.out.splitlines()[1 : len(names) + 1]] == names
+
+
+def test_listed_strategy_parameters_are_options(run):
+    help_text = run("--help").out
+    for strategy in json.loads(run("--list", "strategies", "--json").out):
+        for parameter in strategy["parameters"]:
+            assert f"--{parameter['name'].replace('_', '-')} " in help_text
+
+
+def test_help_teaches(run):
+    result = run("--help")
+    assert result.code == 0
+    commands = [line.strip() for line in result.out.splitlines() if line.startswith("    simulate ")]
+    assert 4 <= len(commands) <= 7
+    assert "Where to look next" in result.out
+
+
+def test_examples_of_the_help_run(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own_gpu(tmp_path).rename(tmp_path / "my-gpu.toml")
+    bundled = Path(sys.modules["simulator.model.registry"].CONFIGS) / f"{SMALL.replace('/', '--')}.json"
+    (tmp_path / "config.json").write_bytes(bundled.read_bytes())
+    for line in run("--help").out.splitlines():
+        if line.startswith("    simulate "):
+            words = line.split()[1:]
+            fewer = [] if "--list" in words else ["--repetitions", "1"]
+            result = run(*words, *fewer)
+            assert result.code == 0, (line, result.err)
+
+
+def test_no_arguments_show_the_way(run):
+    result = run()
+    assert result.code == 0
+    assert "simulate --help" in result.out and "--gpu" in result.out
+
+
+def test_version(run):
+    assert re.search(r"\d+\.\d+", run("--version").out)
+
+
+# -- how it ends ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("args", [("--list", "models"), (*FLY, "--json")])
+def test_closed_pipe_is_silent(args):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(program(*args), stdout=write, stderr=subprocess.PIPE, timeout=60)
+    os.close(write)
+    assert done.stderr == b""
+    assert done.returncode == 141
+
+
+def test_interrupt_ends_with_130(run, monkeypatch):
+    def interrupted(*_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10.0)
+
+    monkeypatch.setattr("simulator.cli.main.simulate_scenario", interrupted)
+    result = run(*FLY)
+    assert result.code == 130
+    assert result.out == "" and "Traceback" not in result.err
+
+
+def test_output_does_not_depend_on_the_width():
+    narrow, wide = (
+        subprocess.run(program(*FLY), capture_output=True, timeout=60, env={**os.environ, "COLUMNS": width}).stdout
+        for width in ("40", "200")
+    )
+    assert narrow == wide != b""
+
+
+def test_a_flight_loads_no_heavy_library():
+    heavy = ("matplotlib", "rich", "scipy", "sklearn", "pandas", "torch", "vllm", "pynvml")
+    code = (
+        "import sys\nfrom simulator.cli.main import simulate\n"
+        f"try:\n    simulate.main({list(FLY)!r}, prog_name='simulate')\nexcept SystemExit:\n    pass\n"
+        f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == "[]"
