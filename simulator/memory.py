@@ -126,7 +126,7 @@ def _does_not_fit(model: Model, device: Device, precision: Precision, settings, 
         f"--weights {' or '.join(fitting)} would fit" if fitting else "no weight format of this model fits this device"
     )
     return (
-        f"{model.name} in {precision.weights} does not fit {device.name}: weights, activations, engine and the smallest "
+        f"{model.name} in {precision.weights} does not fit {device.name}: weights, activations, engine and smallest "
         f"KV cache need {needed / GIB:.1f} GiB, but gpu_memory_utilization {settings.gpu_memory_utilization:g} of "
         f"{device.memory.capacity_byte / GIB:.1f} GiB leaves {usable / GIB:.1f} GiB, {(needed - usable) / GIB:.1f} GiB "
         f"are missing; {remedy}"

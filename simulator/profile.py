@@ -118,7 +118,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     log_sd: dict[str, float]
     parameters: Parameters
     gpu: str | None = None
-    architecture: str | None = None
+    reference_gpu: str | None = None  # family defaults: the GPU whose power figures they are
     idle_w: float | None = None
     power_scope: str = "board"
     fitted: tuple[str, ...] = ()
@@ -251,8 +251,13 @@ def _scaled(profile: Calibration, device: Device) -> Calibration:
     """Parameters that follow clocks, brought from the device and mode they were fitted in to `device` as it is set.
 
     Host times go with the CPU clock, busy power with multiprocessors x GPU clock (voltage is not known and left out).
+    The busy power of a family's defaults goes with the board's limit: small boards of a family idle at lower clocks.
     Fractions of peaks and of bandwidth need no scaling: power modes change the peaks themselves.
     """
+    if profile.reference_gpu is not None and profile.reference_gpu != device.id:
+        ratio = device.power.limit_w / load_device(profile.reference_gpu).power.limit_w
+        busy = msgspec.structs.replace(profile.parameters, busy_w=profile.parameters.busy_w * ratio)
+        profile = msgspec.structs.replace(profile, parameters=busy)
     if not device.power_modes:
         return profile
     reference = load_device(profile.gpu) if profile.gpu not in (None, device.id) else device

@@ -22,7 +22,8 @@ from simulator.strategies import Strategy, get_strategy
 
 # A default model's weights may take this much of the memory: the rest is for KV cache, activations and, where the
 # CPU lives in the same memory, for the operating system and the robot's other programs.
-WEIGHTS_SHARE, WEIGHTS_SHARE_UNIFIED = 0.70, 0.45
+WEIGHTS_SHARE, WEIGHTS_SHARE_UNIFIED = 0.70, 0.42
+KV_ROOM_TOK = 32_768  # eight thoughts of 4,096 tokens side by side
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,7 @@ def prepare(scenario: Scenario) -> Setup:
         *_engine_notes(model, settings, scenario),
         *(f"{strategy.name}: {line}" for line in collect_assumptions(strategy, scenario.strategy_parameters)),
     )
-    return Setup(
-        scenario, device, model, precision, calibration, settings, memory, step_model, strategy, assumptions
-    )
+    return Setup(scenario, device, model, precision, calibration, settings, memory, step_model, strategy, assumptions)
 
 
 def _precision(model: Model, device: Device, scenario: Scenario) -> tuple[Precision, tuple[str, ...]]:
@@ -130,28 +129,27 @@ def _precision(model: Model, device: Device, scenario: Scenario) -> tuple[Precis
 def default_model(device: Device, scenario: Scenario) -> tuple[Model, tuple[str, ...]]:
     """The largest model of the ladder that leaves room on the device, and the sentence that says so."""
     share = WEIGHTS_SHARE_UNIFIED if device.memory.unified else WEIGHTS_SHARE
-    limit = share * device.memory.capacity_byte
     ladder = default_ladder()
     for name in reversed(ladder):
         model = load_model(name)
         precision, _ = _precision(model, device, scenario)
         needed = weights_byte(model, precision)
-        if needed <= limit:
+        room = _kv_capacity_tok(model, device, precision, scenario)
+        if needed <= share * device.memory.capacity_byte and room >= KV_ROOM_TOK:
             break
-    else:
-        model, precision = load_model(ladder[0]), _precision(load_model(ladder[0]), device, scenario)[0]
-        needed = weights_byte(model, precision)
-    kind = f"{device.memory.capacity_byte / 1e9:.1f} GB {'unified memory' if device.memory.unified else 'memory'}"
-    why = (
-        f"no --model given: {model.name}, the largest of {len(ladder)} reasoning models whose weights "
-        f"({needed / 1e9:.1f} GB in {precision.weights}) take at most {100 * share:.0f} % of the {kind}"
+    return model, (
+        f"no --model given: {model.name}, the largest of {len(ladder)} models whose weights ({needed / 1e9:.1f} GB in "
+        f"{precision.weights}) take at most {100 * share:.0f} % of the memory and leave a KV cache of {KV_ROOM_TOK:,} "
+        f"tokens (if none does: the smallest)",
     )
-    if needed > limit:
-        why = (
-            f"no --model given: {model.name}, the smallest of {len(ladder)} reasoning models, although its weights "
-            f"({needed / 1e9:.1f} GB in {precision.weights}) take more than {100 * share:.0f} % of the {kind}"
-        )
-    return model, (why,)
+
+
+def _kv_capacity_tok(model: Model, device: Device, precision: Precision, scenario: Scenario) -> int:
+    """Tokens of KV cache beside the model; 0 if it does not fit."""
+    try:
+        return plan_memory(model, device, precision, engine_settings(model, scenario)).kv_capacity_tok
+    except UserError:
+        return 0
 
 
 def engine_settings(model: Model, scenario: Scenario) -> EngineSettings:
@@ -164,6 +162,8 @@ def engine_settings(model: Model, scenario: Scenario) -> EngineSettings:
             f"max_model_len {asked} is longer than {model.name} can read: its max_position_embeddings is {longest}"
         )
     settings["max_model_len"] = longest if asked is None else asked
+    if model.state_elements:  # vLLM does not share recurrent state between prompts by default
+        settings.setdefault("enable_prefix_caching", False)
     # vLLM wants a token per running sequence; a smaller step, asked for alone, means fewer sequences.
     budget = settings.get("max_num_batched_tokens")
     if budget is not None and "max_num_seqs" not in settings:
@@ -245,7 +245,7 @@ def _spreads(calibration: Calibration, outside: tuple[str, ...], flights: tuple[
 
 
 def calibration_status(calibration: Calibration) -> str:
-    """"fitted" on runs of this GPU, "borrowed" from a sibling's, or "defaults" without measured runs."""
+    """ "fitted" on runs of this GPU, "borrowed" from a sibling's, or "defaults" without measured runs."""
     if calibration.fitted_on is None:
         return "defaults"
     return "borrowed" if calibration.transferred else "fitted"

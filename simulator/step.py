@@ -263,9 +263,9 @@ class StepModel:
         dynamic_j = self.p.byte_j * (linear.moved_byte + attention.moved_byte)
         dynamic_j = dynamic_j + self.p.flop_j * (linear.energy_flop + attention.energy_flop)
         static_w = self.idle_power_w + self.p.busy_w
-        capped_s = self._power_cap(dynamic_j, static_w)
-        held_s = np.maximum(0.0, capped_s - seconds)
+        held_s = np.clip(self._shortest_under_limit(dynamic_j, static_w) - seconds, 0.0, linear.compute_s)
         total_s = seconds + held_s
+        joules = np.minimum(static_w * total_s + dynamic_j, self.device.power.limit_w * total_s)
         shares = {
             "memory": steps * linear.memory_s,
             "compute": steps * linear.compute_s,
@@ -275,9 +275,13 @@ class StepModel:
             "sampler": steps * linear.sampler_s,
             "power cap": float(held_s.sum()),
         }
-        return DecodeRun(total_s, static_w * total_s + dynamic_j, shares)
+        return DecodeRun(total_s, joules, shares)
 
-    def _power_cap(self, dynamic_j: np.ndarray, static_w: float) -> np.ndarray:
-        """Shortest step that keeps mean power at the device's limit; 0 where the limit leaves nothing to spare."""
+    def _shortest_under_limit(self, dynamic_j: np.ndarray, static_w: float) -> np.ndarray:
+        """Shortest time in which this energy keeps mean power at the device's limit; 0 where nothing is to spare.
+
+        Under a limit the device lowers the clock of its cores, not of its memory: what computes takes longer, up to
+        twice as long, while bytes keep their pace and cost less at the lower voltage.
+        """
         room_w = self.device.power.limit_w - static_w
         return dynamic_j / room_w if room_w > 0.0 else np.zeros_like(dynamic_j)

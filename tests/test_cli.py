@@ -20,7 +20,7 @@ from simulator.cli.main import simulate
 from simulator.device import list_devices
 from simulator.errors import UserError
 from simulator.model import default_ladder, list_models, load_model
-from simulator.scenario import Scenario, prepare, simulate_scenario
+from simulator.scenario import KV_ROOM_TOK, WEIGHTS_SHARE, WEIGHTS_SHARE_UNIFIED, Scenario, prepare, simulate_scenario
 from simulator.strategies import list_strategies
 
 SMALL = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
@@ -166,13 +166,22 @@ def test_plot_is_written_and_told_on_stderr(run, tmp_path):
 @pytest.mark.parametrize("gpu", ["orin", "h100", "orin-nano-8gb"])
 def test_default_model_is_the_largest_that_leaves_room(gpu):
     setup = prepare(Scenario(gpu=gpu, strategy="single"))
-    limit = (0.45 if setup.device.memory.unified else 0.70) * setup.device.memory.capacity_byte
+    limit = (
+        WEIGHTS_SHARE_UNIFIED if setup.device.memory.unified else WEIGHTS_SHARE
+    ) * setup.device.memory.capacity_byte
     ladder = default_ladder()
     position = ladder.index(setup.model.name)
-    assert setup.memory.weights_byte <= limit
+    assert setup.memory.weights_byte <= limit and setup.memory.kv_capacity_tok >= KV_ROOM_TOK
     larger = [load_model(name).parameters() for name in ladder[position + 1 :]]
     assert all(parameters * 2 > limit for parameters in larger)  # the ladder is 16 bit
     assert any("no --model given" in line and setup.model.name in line for line in setup.assumptions)
+
+
+@pytest.mark.parametrize("gpu", [device.id for device in list_devices()])
+def test_every_device_flies_every_strategy_with_its_defaults(gpu):
+    for strategy in list_strategies():
+        result = simulate_scenario(Scenario(gpu=gpu, strategy=strategy.name, repetitions=1))
+        assert result.summary()["wall_s_p50"] > 0 and result.peak_memory_byte() <= result.memory["capacity_byte"]
 
 
 def test_default_model_grows_when_weights_shrink():

@@ -75,9 +75,7 @@ def test_chunked_prefill_splits_at_the_token_budget():
 
 def test_mixed_step_serves_decode_first_and_counts_the_step_once():
     # B arrives during A's prefill; the next step decodes A (1 token) and prefills 7 of B's 10 tokens, then 3.
-    _, (a, b) = serve(
-        [(0.0, (("a", 8),), 10), (0.001, (("b", 10),), 2)], max_num_seqs=4, max_num_batched_tokens=8
-    )
+    _, (a, b) = serve([(0.0, (("a", 8),), 10), (0.001, (("b", 10),), 2)], max_num_seqs=4, max_num_batched_tokens=8)
     first, second = PHYSICS.prefill_s(8), PHYSICS.base_s + 8 * PHYSICS.token_s + 8 * PHYSICS.context_s
     third = PHYSICS.base_s + 4 * PHYSICS.token_s + 9 * PHYSICS.context_s
     assert a.first_token_s == pytest.approx(first)

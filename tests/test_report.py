@@ -35,11 +35,22 @@ def make_flight(calls: tuple[CallRecord, ...], seed: int = 0, power_w: float = 5
     wall = max(c.finished_s for c in calls)
     read, written = sum(c.prompt_tok for c in calls), sum(c.output_tok for c in calls)
     return Flight(
-        seed=seed, wall_s=wall, energy_j=power_w * wall, critical_path_tok=202, read_tok=read,
-        computed_tok=read - sum(c.cached_tok for c in calls), written_tok=written, b_seq_tok=2202,
-        b_total_tok=read + written, peak_kv_tok=4000, peak_running=2,
-        shares_s={"memory": 0.75 * wall, "compute": 0.25 * wall}, calls=calls,
-        power_times_s=np.array([0.0, wall]), power_w=np.array([power_w]), reread_tok=700,
+        seed=seed,
+        wall_s=wall,
+        energy_j=power_w * wall,
+        critical_path_tok=202,
+        read_tok=read,
+        computed_tok=read - sum(c.cached_tok for c in calls),
+        written_tok=written,
+        b_seq_tok=2202,
+        b_total_tok=read + written,
+        peak_kv_tok=4000,
+        peak_running=2,
+        shares_s={"memory": 0.75 * wall, "compute": 0.25 * wall},
+        calls=calls,
+        power_times_s=np.array([0.0, wall]),
+        power_w=np.array([power_w]),
+        reread_tok=700,
     )
 
 

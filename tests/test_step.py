@@ -139,3 +139,19 @@ def test_steps_outside_graphs_are_paced_by_the_slower_of_host_and_gpu():
 def test_unknown_sampler_is_refused():
     with pytest.raises(UserError, match="sampler"):
         physics(sampler="beam")
+
+
+@settings(max_examples=60, deadline=None)
+@given(gpus, models, sequences, contexts, st.integers(0, 8192))
+def test_power_lies_between_idle_and_limit(gpu, model, n, context, new):
+    p = physics(gpu, model)
+    cost = p.step(Batch((PrefillChunk(new),) if new else (), np.full(n, context)))
+    assert p.idle_power_w <= cost.joules / cost.seconds <= p.device.power.limit_w * (1 + 1e-9)
+
+
+def test_a_power_cap_slows_arithmetic_not_memory():
+    """One sequence is all memory: whatever the limit, its bytes keep their pace."""
+    device = load_device("h100-nvl")
+    limited = msgspec.structs.replace(device, power=msgspec.structs.replace(device.power, limit_w=200.0))
+    batch = Batch((), np.full(1, 1000))
+    assert physics(device=limited).step(batch).seconds < 1.1 * physics(device=device).step(batch).seconds

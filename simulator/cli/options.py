@@ -84,21 +84,30 @@ def _flight() -> list[Callable]:
         option(_FLIGHT, "--gpu", metavar="NAME|FILE", help="GPU by name (--list gpus), or a TOML data sheet of yours."),
         option(_FLIGHT, "--strategy", metavar="NAME", help="Inference strategy by name (--list strategies)."),
         option(
-            _FLIGHT, "--model", metavar="NAME|FILE",
+            _FLIGHT,
+            "--model",
+            metavar="NAME|FILE",
             help="Model by name (--list models), or a Hugging Face config.json of yours.  [default: the largest "
             "of a ladder of reasoning models that leaves room for the KV cache]",
         ),
         option(
-            _FLIGHT, "--weights", type=click.Choice(WEIGHTS),
+            _FLIGHT,
+            "--weights",
+            type=click.Choice(WEIGHTS),
             help="Number format of the weights.  [default: the model's own]",
         ),
         option(
-            _FLIGHT, "--kv-cache-dtype", type=click.Choice(list(KV_CACHE_DTYPES)), default="auto",
+            _FLIGHT,
+            "--kv-cache-dtype",
+            type=click.Choice(list(KV_CACHE_DTYPES)),
+            default="auto",
             help="Number format of the KV cache.  [default: auto, as the model computes]",
         ),
         option(_FLIGHT, "--power-mode", metavar="NAME", help="Power mode of a Jetson, as nvpmodel has it: MAXN, 30W."),
         option(
-            _FLIGHT, "--calibration", metavar="FILE",
+            _FLIGHT,
+            "--calibration",
+            metavar="FILE",
             help="Calibration profile.  [default: the one fitted on this GPU, or defaults of its architecture]",
         ),
     ]
@@ -119,12 +128,16 @@ def _engine() -> list[Callable]:
         setting("gpu_memory_utilization", "Fraction of the memory that the engine may fill.", type=float),
         setting("block_size", "Tokens per KV block.", type=whole),
         option(
-            _ENGINE, "--enable-prefix-caching/--no-enable-prefix-caching", default=None,
+            _ENGINE,
+            "--enable-prefix-caching/--no-enable-prefix-caching",
+            default=None,
             help="Keep the KV of shared prefixes.  [default: enabled]",
         ),
         option(_ENGINE, "--enforce-eager", is_flag=True, help="Run without CUDA graphs."),
         option(
-            _ENGINE, "--step-by-step", is_flag=True,
+            _ENGINE,
+            "--step-by-step",
+            is_flag=True,
             help="Simulate every engine step by itself: slower, the same result to 1e-9.",
         ),
     ]
@@ -133,19 +146,33 @@ def _engine() -> list[Callable]:
 def _statistics() -> list[Callable]:
     return [
         option(
-            _STATISTICS, "--repetitions", type=AtLeast(1), default=20, metavar="N",
+            _STATISTICS,
+            "--repetitions",
+            type=AtLeast(1),
+            default=20,
+            metavar="N",
             help="Flights with newly drawn lengths, over which p50 and p90 are taken.  [default: 20]",
         ),
         option(
-            _STATISTICS, "--seed", type=AtLeast(0), default=0, metavar="N",
+            _STATISTICS,
+            "--seed",
+            type=AtLeast(0),
+            default=0,
+            metavar="N",
             help="The same seed gives the same bytes.  [default: 0]",
         ),
         option(
-            _STATISTICS, "--usd-per-hour", type=float, metavar="USD",
+            _STATISTICS,
+            "--usd-per-hour",
+            type=float,
+            metavar="USD",
             help="Rent of the GPU.  [default: from the data sheet; bought devices are written off over 3 years]",
         ),
         option(
-            _STATISTICS, "--usd-per-kwh", type=float, metavar="USD",
+            _STATISTICS,
+            "--usd-per-kwh",
+            type=float,
+            metavar="USD",
             help="Price of electricity.  [default: 0.15 for bought devices; rent includes it]",
         ),
     ]
@@ -172,7 +199,10 @@ def _strategy_options() -> list[Callable]:
     every = len(list_strategies())
     return [
         option(
-            _STRATEGY, f"--{name.replace('_', '-')}", name, help=_parameter_help(uses, every),
+            _STRATEGY,
+            f"--{name.replace('_', '-')}",
+            name,
+            help=_parameter_help(uses, every),
             metavar="N" if uses[0][1].kind == "int" else "TOKENS",
         )
         for name, uses in strategy_parameters().items()

@@ -107,13 +107,29 @@ def _draw_calls(
     axes.hlines(y, times[:, 0], times[:, 1], colors=WAIT_COLOUR, linewidth=min(3.0, 120 / max(count, 1)))
     full = [colours[call.label] for call in rows]
     dark = [tuple(0.55 * channel for channel in to_rgb(colour)) for colour in full]
-    axes.barh(y, times[:, 2] - times[:, 1], left=times[:, 1], height=height, color=dark,
-              hatch="///" if count <= MOST_NAMED_ROWS else None, edgecolor="white", linewidth=0)
+    axes.barh(
+        y,
+        times[:, 2] - times[:, 1],
+        left=times[:, 1],
+        height=height,
+        color=dark,
+        hatch="///" if count <= MOST_NAMED_ROWS else None,
+        edgecolor="white",
+        linewidth=0,
+    )
     axes.barh(y, times[:, 3] - times[:, 2], left=times[:, 2], height=height, color=full, linewidth=0)
     held = np.array([call.call_id in critical for call in rows], dtype=bool)
     frame = max(height, 0.012 * count)  # among hundreds of rows a frame of one row would be a black line
-    axes.barh(y[held], (times[:, 3] - times[:, 0])[held], left=times[held, 0], height=frame,
-              facecolor="none", edgecolor="black", linewidth=outline, zorder=3)
+    axes.barh(
+        y[held],
+        (times[:, 3] - times[:, 0])[held],
+        left=times[held, 0],
+        height=frame,
+        facecolor="none",
+        edgecolor="black",
+        linewidth=outline,
+        zorder=3,
+    )
     margin = 0.5 + 0.02 * count + max(0.0, (FEWEST_ROWS - count) / 2)
     axes.set_ylim(count - 1 + margin, -margin)
     axes.set_ylabel("calls and their output, in order of submission")
@@ -146,8 +162,13 @@ def _draw_power(axes: Any, result: SimulationResult, flight: Flight, scale: floa
         if key in result.power:
             level = float(result.power[key])
             highest = max(highest, level)
-            axes.axhline(level, color="#D55E00" if key == "limit_w" else "#0072B2", linestyle=style, linewidth=1.2,
-                         label=f"{name} {units.watts(level)}")
+            axes.axhline(
+                level,
+                color="#D55E00" if key == "limit_w" else "#0072B2",
+                linestyle=style,
+                linewidth=1.2,
+                label=f"{name} {units.watts(level)}",
+            )
     axes.set_ylim(0.0, 1.12 * highest if highest > 0 else 1.0)
     axes.set_ylabel("power [W]")
     axes.grid(color="#DDDDDD", linewidth=0.6)

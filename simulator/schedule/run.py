@@ -144,8 +144,11 @@ class Run:
                 yield from self._wait(asked.calls)
                 step, value = strategy.send, asked.calls
             else:  # raised inside the strategy, so that the traceback ends at its yield
-                step, value = strategy.throw, TypeError(
-                    f"the strategy yielded {type(asked).__name__}, expected run.generate(...) or run.all([...])"
+                step, value = (
+                    strategy.throw,
+                    TypeError(
+                        f"the strategy yielded {type(asked).__name__}, expected run.generate(...) or run.all([...])"
+                    ),
                 )
 
     def _submit(self, call: Call) -> None:

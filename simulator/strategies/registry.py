@@ -164,9 +164,7 @@ def strategy(
 def _parameter(strategy_name: str, parameter: inspect.Parameter, note: Note) -> Parameter:
     if parameter.annotation not in TYPES or parameter.default is inspect.Parameter.empty:
         raise TypeError(f"strategy '{strategy_name}': {parameter} needs a default and one of the annotations {TYPES}")
-    return Parameter(
-        parameter.name, parameter.annotation, parameter.default, note.help, note.published, note.origin
-    )
+    return Parameter(parameter.name, parameter.annotation, parameter.default, note.help, note.published, note.origin)
 
 
 def _library() -> dict[str, Strategy]:
