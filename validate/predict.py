@@ -15,6 +15,9 @@ from simulator.step import StepModel
 _KIND = (("ttft", "ttft"), ("tpot", "tpot"), ("itl", "tpot"), ("power", "power"), ("energy", "power"))
 # Activation peak and engine overhead are estimates: a few GB of tens.
 KV_CAPACITY_LOG_SD = 0.06
+# Power sampled about once a second over a whole run of seconds holds start-up and idle samples, how many is not stated:
+# such figures lie up to a factor of two below the steady power of the same run.
+WHOLE_RUN_POWER_LOG_SD = 0.35
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,18 @@ class Prediction:
     profile_id: str = ""
 
 
-def _spread(metric: str, values: dict[str, float], profile: Calibration, outside: tuple[str, ...]) -> float:
+def _spread(
+    metric: str, record: RunRecord, values: dict[str, float], profile: Calibration, outside: tuple[str, ...]
+) -> float:
     if metric == "kv_capacity_tok":
         return KV_CAPACITY_LOG_SD
     kind = next((kind for prefix, kind in _KIND if metric.startswith(prefix)), "time")
     if kind == "time":  # a whole run is prefill and decode
         return profile.blended_spread(values["prefill_share"], outside)
-    return profile.spread(kind, outside)
+    spread = profile.spread(kind, outside)
+    if kind == "power" and record.flagged("whole_run_power"):
+        spread = math.hypot(spread, WHOLE_RUN_POWER_LOG_SD)
+    return spread
 
 
 class Predictor:
@@ -58,7 +66,7 @@ class Predictor:
         out = {}
         for metric in (name for name in record.measured() if name in values):
             value = values[metric]
-            factor = math.exp(Z90 * _spread(metric, values, profile, outside))
+            factor = math.exp(Z90 * _spread(metric, record, values, profile, outside))
             out[metric] = (value, value / factor, value * factor)
         return Prediction(record, "extrapolated" if outside else "ok", out, outside, profile.id)
 
