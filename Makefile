@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?= --gpu orin --strategy pdr
 
-.PHONY: fly test test-fast profiles docs clean
+.PHONY: fly test test-fast bench profiles docs clean
 
 fly: $(VENV)/installed
 	@$(BIN)/simulate $(ARGS)
@@ -16,6 +16,9 @@ test: $(VENV)/installed-dev
 
 test-fast: $(VENV)/installed-dev
 	$(BIN)/pytest -m "not slow"
+
+bench: $(VENV)/installed-dev
+	$(BIN)/pytest benchmarks --benchmark-enable --benchmark-columns=median,min,rounds
 
 # Everything fitted or measured that the repository shows, made again from the rows that it ships.
 profiles: $(VENV)/installed
