@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections import Counter
 
 import click
 
@@ -53,6 +54,9 @@ def fit(runs: tuple[str, ...], gpu: str, out: str, engine: str, prior: str | Non
     if Path(out).exists() and not overwrite:
         raise UserError(f"'{out}' exists; give another --out, or --overwrite to replace it")
     records = [record for path in runs for record in read_records(path)]
+    twice = [name for name, count in Counter(record.run_id for record in records).items() if count > 1]
+    if twice:
+        raise UserError(f"run_id '{twice[0]}' appears in more than one file, expected unique ids over all files")
     device = load_device(gpu)
     start = read_profile(Path(prior)) if prior else family_defaults(device)
     with ProgressBar("evaluations") as bar:
@@ -75,6 +79,8 @@ def fit_text(result, prior) -> str:
         before, after = getattr(prior.parameters, name), getattr(profile.parameters, name)
         known = "no" if name in result.not_identified else "yes"
         lines.append(f"{name:28} {PARAMETERS[name].unit:8} {before:11.4g} {after:11.4g} {100 * spread:7.1f}%  {known}")
+    if not result.converged:
+        lines += ["", "WARNING: the search stopped at its limit of evaluations: the values are not a minimum"]
     lines += ["", "spread that intervals are built from (log standard deviation):"]
     lines.append("  " + ", ".join(f"{kind} {sd:.3f}" for kind, sd in profile.log_sd.items()))
     if result.left_out_log_sd:

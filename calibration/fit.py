@@ -17,7 +17,9 @@ import numpy as np
 from calibration.records import RunRecord
 from calibration.replay import Setup, Unsupported, replay, resolve, step_model
 from simulator.errors import UserError
-from simulator.profile import PARAMETERS, Calibration, Parameters
+from simulator.memory import plan_memory
+from simulator.profile import PARAMETERS, Calibration, Parameters, at_device
+from simulator.step import StepModel
 
 # Spread of the prior of each fitted time parameter, as a standard deviation of its logarithm. Ceilings were measured
 # (tight); prefill attention reaches 0.52-0.68 of peak on all six GPUs with operator tables; other efficiencies vary
@@ -37,6 +39,7 @@ PRIOR_LOG_SD: dict[str, float] = {
     "skinny_vector_fraction": 0.3,
 }
 POWER_PRIOR_LOG_SD = {"busy_w": 0.7, "byte_j": 0.5, "flop_j": 0.5}
+POWER_UNIT = {"busy_w": 1.0, "byte_j": 1e-10, "flop_j": 1e-12}  # steps of the size of the parameters
 # Rows of one data set share what their rig does differently (clocks, versions, temperature): rows scatter by ROW_SD,
 # and each set is off by SET_SD as a whole, so a set of 122 rows must not outvote one of 27.
 ROW_SD, SET_SD = 0.03, 0.01
@@ -67,6 +70,7 @@ class FitResult:
     evaluations: int
     not_identified: tuple[str, ...]
     left_out_log_sd: dict[str, float]
+    converged: bool
 
 
 def usable(records: Sequence[RunRecord], gpu: str | None) -> list[Setup]:
@@ -75,9 +79,11 @@ def usable(records: Sequence[RunRecord], gpu: str | None) -> list[Setup]:
     for record in records:
         if (gpu is None or record.gpu == gpu) and not record.flagged("suspect:"):
             try:
-                out.append(resolve(record))
-            except Unsupported:
+                setup = resolve(record)
+                plan_memory(setup.model, setup.device, setup.precision, setup.settings)
+            except (Unsupported, UserError):
                 continue
+            out.append(setup)
     return out
 
 
@@ -92,7 +98,8 @@ def time_points(setups: Sequence[Setup]) -> list[Point]:
     for setup in setups:
         measured = setup.record.measured()
         for metric in TIME_METRICS:
-            if metric in measured and not any(other in measured for other in _SAME.get(metric, ())):
+            one_token = setup.output_tok < 2 and metric.startswith(("tpot", "itl"))  # has no time per further token
+            if metric in measured and not one_token and not any(other in measured for other in _SAME.get(metric, ())):
                 found.append((setup, metric, measured[metric], _group(setup.record, metric)))
     sizes = Counter(group for *_, group in found)
     return [
@@ -112,28 +119,29 @@ def with_parameters(profile: Calibration, values: dict[str, float]) -> Calibrati
     return msgspec.structs.replace(profile, parameters=Parameters(**parameters))
 
 
+class Replayer:
+    """Replays runs under one profile; physics is built once per configuration, each run is replayed once."""
+
+    def __init__(self, profile: Calibration) -> None:
+        self.profile = profile
+        self._physics: dict[tuple, StepModel] = {}
+        self._runs: dict[int, dict[str, float]] = {}
+
+    def __call__(self, setup: Setup) -> dict[str, float]:
+        """Predicted metrics of a run; the profile is brought to the power mode that the run was measured in."""
+        if id(setup) not in self._runs:
+            mode = (setup.device.id, setup.device.power_mode)
+            key = (*mode, setup.model, setup.precision, setup.sampler, setup.cuda_graphs)
+            if key not in self._physics:
+                self._physics[key] = step_model(setup, at_device(self.profile, setup.device))
+            self._runs[id(setup)] = replay(setup, self._physics[key])
+        return self._runs[id(setup)]
+
+
 def predict_points(points: Sequence[Point], profile: Calibration) -> np.ndarray:
-    """log(predicted / measured) of every point; one replay per run, one physics per configuration."""
-    physics: dict[tuple, object] = {}
-    runs: dict[str, dict[str, float]] = {}
-    out = np.empty(len(points))
-    for index, point in enumerate(points):
-        setup = point.setup
-        key = (
-            setup.device.id,
-            setup.device.power_mode,
-            setup.model.name,
-            setup.precision,
-            setup.sampler,
-            setup.cuda_graphs,
-        )
-        if key not in physics:
-            physics[key] = step_model(setup, profile)
-        run_id = setup.record.run_id
-        if run_id not in runs:
-            runs[run_id] = replay(setup, physics[key])
-        out[index] = math.log(runs[run_id][point.metric] / point.measured)
-    return out
+    """log(predicted / measured) of every point."""
+    replayed = Replayer(profile)
+    return np.array([math.log(replayed(point.setup)[point.metric] / point.measured) for point in points])
 
 
 def robust(residuals: np.ndarray) -> np.ndarray:
@@ -141,10 +149,21 @@ def robust(residuals: np.ndarray) -> np.ndarray:
     return np.sign(residuals) * np.sqrt(2.0 * (np.sqrt(1.0 + residuals**2) - 1.0))
 
 
+@dataclass(frozen=True)
+class TimeFit:
+    """Fitted time parameters, their posterior log spread and correlation, and how the search went."""
+
+    values: dict[str, float]
+    spread: dict[str, float]
+    correlation: np.ndarray
+    evaluations: int
+    converged: bool
+
+
 def fit_times(
     points: Sequence[Point], prior: Calibration, progress: Callable[[int, None], None] | None = None
-) -> tuple[dict[str, float], dict[str, float], np.ndarray, int]:
-    """Fitted time parameters, their posterior log spread, correlation matrix, and evaluations used."""
+) -> TimeFit:
+    """Maximum a posteriori of the time parameters under robust errors."""
     from scipy.optimize import least_squares
 
     names = list(PRIOR_LOG_SD)
@@ -170,75 +189,87 @@ def fit_times(
     covariance = np.linalg.inv(solution.jac.T @ solution.jac)
     posterior = np.sqrt(np.diag(covariance))
     correlation = covariance / np.outer(posterior, posterior)
-    return dict(zip(names, np.exp(solution.x).tolist())), dict(zip(names, posterior.tolist())), correlation, calls
+    return TimeFit(
+        values=dict(zip(names, np.exp(solution.x).tolist())),
+        spread=dict(zip(names, posterior.tolist())),
+        correlation=correlation,
+        evaluations=calls,
+        converged=solution.status > 0,
+    )
 
 
-def fit_power(setups: Sequence[Setup], profile: Calibration) -> tuple[dict[str, float], dict[str, float], list[float]]:
-    """busy_w, byte_j and flop_j from steady-power rows; also their posterior log spread and the log residuals.
+class PowerFit:
+    """busy_w, byte_j and flop_j from steady-power rows of one scope, times being fitted already.
 
-    Power = idle + busy + byte_j x byte/s + flop_j x FLOP/s. Rows whose power covers more than the steady run are
-    left out: they measure the sampling, not the device.
+    Power = idle + busy + byte_j x byte/s + flop_j x FLOP/s is affine in the three: replays at zero and at one unit
+    of each give the whole surface. Rows whose power covers more than the steady run are left out (they measure the
+    sampling, not the device), as are rows at the power limit, where it is not affine.
     """
-    from scipy.optimize import least_squares
 
-    rows = [s for s in setups if s.record.power_w and not s.record.flagged("whole_run_power")]
-    names = list(POWER_PRIOR_LOG_SD)
-    if not rows:
-        return {name: getattr(profile.parameters, name) for name in names}, dict(POWER_PRIOR_LOG_SD), []
-    start = np.log([getattr(profile.parameters, name) for name in names])
-    spread = np.array(list(POWER_PRIOR_LOG_SD.values()))
-    sizes = Counter(s.record.model for s in rows)
-    sd = np.array([math.sqrt(ROW_SD**2 + sizes[s.record.model] * SET_SD**2) for s in rows])
-    # Power is affine in the three parameters: three unit replays and one at zero give the whole surface.
-    zero = _power_of(rows, with_parameters(profile, dict.fromkeys(names, 0.0)))
-    units = {"busy_w": 1.0, "byte_j": 1e-10, "flop_j": 1e-12}
-    slopes = np.stack(
-        [
-            (_power_of(rows, with_parameters(profile, {**dict.fromkeys(names, 0.0), name: units[name]})) - zero)
-            / units[name]
-            for name in names
-        ]
-    )
-    measured = np.array([s.record.power_w for s in rows])
+    def __init__(self, setups: Sequence[Setup], profile: Calibration, scope: str | None) -> None:
+        self.names = list(POWER_PRIOR_LOG_SD)
+        self.start = np.log([getattr(profile.parameters, name) for name in self.names])
+        self.spread = np.array(list(POWER_PRIOR_LOG_SD.values()))
+        now = Replayer(profile)
+        steady = [s for s in setups if _steady_power(s, scope)]
+        self.rows = [s for s in steady if now(s)["power_w"] < 0.99 * s.device.power.limit_w]
+        self.measured = np.array([s.record.power_w for s in self.rows])
+        zero = dict.fromkeys(self.names, 0.0)
+        self.zero = self._power(profile, zero)
+        self.slopes = np.stack(
+            [
+                (self._power(profile, {**zero, name: POWER_UNIT[name]}) - self.zero) / POWER_UNIT[name]
+                for name in self.names
+            ]
+        )
+        sizes = Counter(s.record.model for s in self.rows)
+        self.sd = np.array([math.sqrt(ROW_SD**2 + sizes[s.record.model] * SET_SD**2) for s in self.rows])
 
-    def residuals(x: np.ndarray) -> np.ndarray:
-        error = np.log((zero + np.exp(x) @ slopes) / measured)
-        return np.concatenate((robust(error / sd), (x - start) / spread))
+    def _power(self, profile: Calibration, values: dict[str, float]) -> np.ndarray:
+        replayed = Replayer(with_parameters(profile, values))
+        return np.array([replayed(setup)["power_w"] for setup in self.rows])
 
-    solution = least_squares(residuals, start)
-    covariance = np.linalg.inv(solution.jac.T @ solution.jac)
-    left = np.log((zero + np.exp(solution.x) @ slopes) / measured)
-    return (
-        dict(zip(names, np.exp(solution.x).tolist())),
-        dict(zip(names, np.sqrt(np.diag(covariance)).tolist())),
-        left.tolist(),
-    )
+    def errors(self, x: np.ndarray) -> np.ndarray:
+        """log(predicted / measured) at log parameters x, shape (rows,)."""
+        return np.log((self.zero + np.exp(x) @ self.slopes) / self.measured)
+
+    def solve(self, kept: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(log parameters, posterior log spread), fitted on the rows where `kept` is true (default: all)."""
+        from scipy.optimize import least_squares
+
+        kept = np.ones(len(self.rows), dtype=bool) if kept is None else kept
+
+        def residuals(x: np.ndarray) -> np.ndarray:
+            return np.concatenate((robust(self.errors(x)[kept] / self.sd[kept]), (x - self.start) / self.spread))
+
+        solution = least_squares(residuals, self.start)
+        return solution.x, np.sqrt(np.diag(np.linalg.inv(solution.jac.T @ solution.jac)))
+
+    def left_out(self) -> list[np.ndarray]:
+        """Errors of each model's rows when they are left out of the fit; empty for fewer than two models."""
+        models = np.array([s.record.model for s in self.rows])
+        if len(set(models)) < 2:
+            return []
+        return [self.errors(self.solve(models != model)[0])[models == model] for model in sorted(set(models))]
 
 
-def _power_of(rows: Sequence[Setup], profile: Calibration) -> np.ndarray:
-    physics: dict[tuple, object] = {}
-    out = []
-    for setup in rows:
-        key = (setup.model.name, setup.precision, setup.device.power_mode, setup.sampler, setup.cuda_graphs)
-        if key not in physics:
-            physics[key] = step_model(setup, profile)
-        out.append(replay(setup, physics[key])["power_w"])
-    return np.array(out)
+def _steady_power(setup: Setup, scope: str | None) -> bool:
+    record = setup.record
+    return bool(record.power_w) and record.power_scope == scope and not record.flagged("whole_run_power")
 
 
-def left_out_errors(points: Sequence[Point], prior: Calibration, progress=None) -> dict[str, np.ndarray]:
-    """log(predicted / measured) by metric when each model in turn is left out of the fit. Empty for one model."""
+def left_out_errors(points: Sequence[Point], prior: Calibration, progress=None) -> list[tuple[Point, float]]:
+    """(point, log(predicted / measured)) when each model in turn is left out of the fit. Empty for one model."""
     models = sorted({point.setup.record.model for point in points})
-    out: dict[str, list[float]] = {}
     if len(models) < 2:
-        return {}
+        return []
+    out: list[tuple[Point, float]] = []
     for model in models:
         kept = [point for point in points if point.setup.record.model != model]
         held = [point for point in points if point.setup.record.model == model]
-        values, *_ = fit_times(kept, prior, progress)
-        for point, error in zip(held, predict_points(held, with_parameters(prior, values))):
-            out.setdefault(point.metric, []).append(float(error))
-    return {metric: np.array(errors) for metric, errors in out.items()}
+        fitted = fit_times(kept, prior, progress)
+        out += zip(held, predict_points(held, with_parameters(prior, fitted.values)).tolist())
+    return out
 
 
 def check_rows(setups: Sequence[Setup], gpu: str) -> None:

@@ -163,6 +163,12 @@ def _read_row(row: dict[str | None, str | None], path: Path, line: int) -> RunRe
     return record
 
 
+def row_hash(record: RunRecord) -> str:
+    """Twelve hex digits of a row's content, its name and flags left out: a renamed row is still the same run."""
+    content = msgspec.structs.replace(record, run_id="", flags=None)
+    return hashlib.sha256(msgspec.json.encode(content)).hexdigest()[:12]
+
+
 def records_hash(records: list[RunRecord]) -> str:
     """SHA-256 over the rows, independent of their order and of the file's formatting."""
     rows = sorted(msgspec.json.encode(record) for record in records)

@@ -15,7 +15,7 @@ from simulator.errors import UserError
 from simulator.memory import plan_memory
 from simulator.model import Model, load_model
 from simulator.precision import Precision, choose_precision
-from simulator.profile import Calibration, load_calibration
+from simulator.profile import Calibration, Operation, architecture_features, load_calibration
 from simulator.result import CallRecord
 from simulator.step import StepModel
 
@@ -43,7 +43,7 @@ class Setup:
 @lru_cache(maxsize=256)
 def _device(gpu: str, power_mode: str | None) -> Device:
     device = load_device(gpu)
-    return device.at_mode(power_mode) if power_mode and device.power_modes else device
+    return device.at_mode(power_mode) if power_mode else device
 
 
 @lru_cache(maxsize=256)
@@ -61,13 +61,13 @@ def resolve(record: RunRecord) -> Setup:
         )
     except UserError as error:
         raise Unsupported(str(error)) from None
-    batch, input_tok, output_tok = round(record.concurrency or 1), round(record.input_tok), round(record.output_tok)
+    batch, input_tok, output_tok = round(record.concurrency), round(record.input_tok), round(record.output_tok)
     return Setup(
         record=record,
         device=device,
         model=model,
         precision=precision,
-        settings=_settings(record, batch, input_tok + output_tok),
+        settings=_settings(record),
         sampler="full" if record.flagged("sampling:") else "greedy",
         cuda_graphs=record.cuda_graphs is not False,
         batch=batch,
@@ -79,11 +79,13 @@ def resolve(record: RunRecord) -> Setup:
 def _check_load(record: RunRecord) -> None:
     if max(value or 1 for value in (record.n_gpus, record.tp, record.pp, record.ep, record.dp)) > 1:
         raise Unsupported("more than one device")
-    single_client = record.load == "closed_loop" and (record.concurrency or 1) == 1
+    single_client = record.load == "closed_loop" and record.concurrency == 1
     if record.load not in ("static_batch", "parallel_sampling") and not single_client:
         raise Unsupported(f"load {record.load}")
-    if not record.input_tok or not record.output_tok:
-        raise Unsupported("input_tok or output_tok not stated")
+    if not record.input_tok or not record.output_tok or not record.concurrency:
+        raise Unsupported("concurrency, input_tok or output_tok not stated")
+    if record.max_model_len and record.max_model_len < record.input_tok + record.output_tok:
+        raise Unsupported("input_tok + output_tok exceed the stated max_model_len")
     if record.length_spread not in (None, "fixed"):
         raise Unsupported(f"length_spread {record.length_spread}")
 
@@ -93,15 +95,18 @@ def _sixteen_bit_or_own(record: RunRecord) -> str | None:
     return "fp8" if record.activation_dtype == "fp8-block" else record.activation_dtype
 
 
-def _settings(record: RunRecord, batch: int, total_tok: int) -> EngineSettings:
+def _settings(record: RunRecord) -> EngineSettings:
     """Engine settings of the run; what the source does not state takes vLLM's defaults."""
     seqs = max(record.max_num_seqs or 256, 1)
     # Without chunked prefill a step takes whole prompts, up to max_model_len (vLLM 0.8 `LLM`, V0 engine).
-    tokens = record.max_num_batched_tokens or max(8192, record.max_model_len or 0)
+    whole = record.max_model_len or 0
+    tokens = record.max_num_batched_tokens or max(8192, whole)
+    if record.chunked_prefill is False:
+        tokens = max(tokens, whole, round(record.input_tok))
     return EngineSettings(
         max_num_seqs=seqs,
         max_num_batched_tokens=max(tokens, seqs),
-        max_model_len=max(record.max_model_len, total_tok) if record.max_model_len else None,
+        max_model_len=record.max_model_len,
         gpu_memory_utilization=record.gpu_memory_utilization or 0.9,
         enable_prefix_caching=record.load == "parallel_sampling" or bool(record.prefix_caching),
     )
@@ -131,12 +136,15 @@ def replay(setup: Setup, physics: StepModel) -> dict[str, float]:
     values = _latencies(calls)
     end = max(call.finished_s for call in calls)
     written, read = sum(c.output_tok for c in calls), sum(c.prompt_tok for c in calls)
-    values["duration_s"] = end
+    # One client sends its requests one after the other: the same run again and again.
+    rounds = setup.record.num_requests or 1 if setup.record.load == "closed_loop" else 1
+    values["duration_s"] = end * rounds
     values["output_tok_per_s"] = written / end
     values["total_tok_per_s"] = (written + read) / end
     values["batch_mean"] = sum(c.finished_s - c.scheduled_s for c in calls) / end
-    values["power_w"] = _power(setup, physics, server, calls, end)
-    values["energy_j_per_output_tok"] = values["power_w"] * end / written
+    values["power_w"], start = _power(setup, server, calls, end)
+    firsts = sum(call.first_token_s <= start for call in calls)  # tokens written before a steady window
+    values["energy_j_per_output_tok"] = values["power_w"] * (end - start) / (written - firsts)
     values["kv_capacity_tok"] = float(memory.kv_capacity_tok)
     values["prefill_share"] = server.prefill_s / end
     return values
@@ -176,8 +184,8 @@ def _latencies(calls: list[CallRecord]) -> dict[str, float]:
     return out
 
 
-def _power(setup: Setup, physics: StepModel, server: Server, calls: list[CallRecord], end: float) -> float:
-    """Mean power over the whole run, or over decoding alone where the source took a steady window."""
+def _power(setup: Setup, server: Server, calls: list[CallRecord], end: float) -> tuple[float, float]:
+    """(mean power, start of the window): the whole run, or decoding alone where the source took a steady window."""
     edges, watts = server.power_trace()
     start = 0.0
     if setup.record.flagged("steady_window"):
@@ -185,7 +193,22 @@ def _power(setup: Setup, physics: StepModel, server: Server, calls: list[CallRec
     if start >= end:
         start = 0.0
     overlap = np.clip(edges[1:], start, end) - np.clip(edges[:-1], start, end)
-    return float((overlap * watts).sum() / (end - start))
+    return float((overlap * watts).sum() / (end - start)), start
+
+
+def operation(setup: Setup) -> Operation:
+    """The run, as far as the range of a fit is concerned."""
+    return Operation(
+        parameters=setup.model.parameters(),
+        weights=setup.precision.weights,
+        kv_cache=setup.precision.kv_cache,
+        features=architecture_features(setup.model),
+        cuda_graphs=setup.cuda_graphs,
+        batch=setup.batch,
+        context_tok=setup.input_tok + setup.output_tok,
+        prompt_tok=setup.input_tok,
+        power_mode=setup.device.power_mode,
+    )
 
 
 def calibration_for(setup: Setup, path: str | None = None) -> Calibration:

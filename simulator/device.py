@@ -245,8 +245,8 @@ def _field_message(text: str, table: dict[str, Any]) -> str:
 def _checked(device: Device, where: str) -> Device:
     """Rules that types cannot express; then fill in missing budgets and put the default mode in force."""
     peaks = device.compute.peak_flop_per_s
-    if "fp16" not in peaks:
-        raise UserError(f"{where}, field compute.peak_flop_per_s: found {sorted(peaks)}, expected at least fp16")
+    if not {"fp16", "fp32"} <= set(peaks):
+        raise UserError(f"{where}, field compute.peak_flop_per_s: found {sorted(peaks)}, expected at least fp16, fp32")
     if device.power.idle_w >= device.power.limit_w:
         raise UserError(
             f"{where}, field power.idle_w: found {device.power.idle_w:g} W, expected less than "

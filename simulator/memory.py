@@ -59,7 +59,7 @@ def _quantised_parameters(group, hidden_size: int, precision: Precision) -> int:
 
 
 def kv_byte_per_tok(model: Model, precision: Precision) -> float:
-    """KV cache bytes of one token over all attention layers (windowed layers hold at most their window)."""
+    """KV cache bytes of one token over all attention layers; windowed ones counted as if they kept every token."""
     return model.kv_elements_per_token * precision.kv_byte
 
 
@@ -92,8 +92,8 @@ def activation_byte(model: Model, precision: Precision, max_num_batched_tokens: 
 def plan_memory(model: Model, device: Device, precision: Precision, settings: EngineSettings) -> MemoryPlan:
     """Divide the memory as vLLM does: what weights, activations and the engine leave becomes KV blocks.
 
-    Raises UserError when not even one sequence of max_model_len (or 16 blocks, whichever is smaller) fits: with
-    the missing bytes and what would fit instead.
+    Raises UserError when not even 16 blocks fit: with the missing bytes and what would fit instead. Whether they hold
+    max_model_len is the caller's to check.
     """
     capacity = float(device.memory.capacity_byte)
     usable = capacity * settings.gpu_memory_utilization

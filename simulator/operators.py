@@ -52,11 +52,13 @@ class AttentionWork:
 
     count: int
     kv_elements_per_tok: int
-    query_elements_per_tok: int  # queries read and outputs written, per layer and token
+    query_elements_per_tok: int  # queries read and outputs written when decoding, per layer and token
+    prefill_query_elements_per_tok: int  # the same in prefill
     prefill_flop_per_pair: float
     decode_flop_per_pair: float
     window_tok: int | None
     causal: bool
+    expand_flop_per_cached_tok: float = 0.0  # prefill behind a compressed cache: keys and values made again
     chunked: bool = False  # the window is the token's own chunk of window_tok positions, not the latest ones
 
     def keys_read(self, chunk: PrefillChunk) -> tuple[float, float]:
@@ -201,6 +203,7 @@ def _(mixer: Attention, count: int) -> AttentionWork:
         count=count,
         kv_elements_per_tok=mixer.kv_elements_per_token,
         query_elements_per_tok=2 * mixer.q_width,
+        prefill_query_elements_per_tok=2 * mixer.q_width,
         prefill_flop_per_pair=pair,
         decode_flop_per_pair=pair,
         window_tok=mixer.window_tok,
@@ -218,6 +221,11 @@ def _(mixer: LatentAttention, count: int) -> AttentionWork:
         count=count,
         kv_elements_per_tok=mixer.kv_elements_per_token,
         query_elements_per_tok=mixer.q_heads * (latent + mixer.kv_lora_rank),
+        prefill_query_elements_per_tok=mixer.q_heads * (mixer.qk_head_dim + mixer.v_head_dim),
+        expand_flop_per_cached_tok=2.0
+        * mixer.kv_lora_rank
+        * mixer.q_heads
+        * (mixer.qk_nope_head_dim + mixer.v_head_dim),
         prefill_flop_per_pair=2.0 * mixer.q_heads * (mixer.qk_head_dim + mixer.v_head_dim),
         decode_flop_per_pair=2.0 * mixer.q_heads * (latent + mixer.kv_lora_rank),
         window_tok=mixer.window_tok,

@@ -14,6 +14,7 @@ import msgspec
 
 from simulator.device import Device, load_device
 from simulator.errors import UserError
+from simulator.model import LatentAttention, Model
 
 Z90 = 1.6448536269514722  # standard normal quantile of a two-sided 90 % interval
 
@@ -89,19 +90,37 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class FittedOn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What data a profile was fitted on, and the range they cover."""
+    """What data a profile was fitted on, and the range they cover. `row_hashes`: one short hash per row used."""
 
-    files: tuple[str, ...]  # names in calibration/data, where they ship
+    files: tuple[str, ...]
     sha256: str
     rows: int
     models: tuple[str, ...]
     weights: tuple[str, ...]
+    kv_caches: tuple[str, ...]
+    features: tuple[str, ...]  # of the models' architectures, see `architecture_features`
+    cuda_graphs: tuple[bool, ...]
     max_batch: int
     max_context_tok: int
     max_prompt_tok: int
     min_parameters: float
     max_parameters: float
     power_modes: tuple[str, ...] = ()
+    row_hashes: tuple[str, ...] = ()
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """What is run, as far as the range of a fit is concerned."""
+
+    parameters: float
+    weights: str
+    batch: int
+    context_tok: int
+    prompt_tok: int
+    kv_cache: str = "bf16"
+    features: tuple[str, ...] = ()
+    cuda_graphs: bool = True
+    power_mode: str | None = None
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -136,51 +155,68 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def spread(self, kind: str, outside: tuple[str, ...] = ()) -> float:
         """Standard deviation of log(measured / predicted) for a kind of metric ("ttft", "tpot", "time", "power", ...).
 
-        Every way in which a configuration lies outside the fitted range (`extrapolations`) doubles the variance: a
-        convention, not a measurement, and said wherever it applies. Defaults and borrowed profiles are wide already,
-        so the sentence that says so does not count.
+        A kind that the profile does not state takes the spread of energy (power) or of time (all else). Every way in
+        which a configuration lies outside the fitted range (`extrapolations`) doubles the variance: a convention, not
+        a measurement, and said wherever it applies. Defaults and borrowed profiles are wide already, so the sentence
+        that says so does not count.
         """
         wide_already = self.fitted_on is None or self.transferred is not None
         ways = len(outside) - bool(outside and wide_already)
-        return self.log_sd.get(kind, self.log_sd["time"]) * math.sqrt(2.0**ways)
+        fallback = self.log_sd["energy" if kind.startswith(("power", "energy")) else "time"]
+        return self.log_sd.get(kind, fallback) * math.sqrt(2.0**ways)
 
     def blended_spread(self, prefill_share: float, outside: tuple[str, ...] = ()) -> float:
         """Spread of a time of which `prefill_share` is prefill, the rest decode; their errors taken as correlated."""
         return prefill_share * self.spread("ttft", outside) + (1.0 - prefill_share) * self.spread("tpot", outside)
 
-    def extrapolations(
-        self,
-        parameters: float,
-        weights: str,
-        batch: int,
-        context_tok: int,
-        prompt_tok: int,
-        power_mode: str | None = None,
-    ) -> tuple[str, ...]:
-        """Sentences on how this configuration leaves the fitted range; empty when inside."""
+    def blended_energy_spread(self, prefill_share: float, outside: tuple[str, ...] = ()) -> float:
+        """The same for energy: prefill rests on the energy per FLOP, decode on the energy per byte."""
+        prefill, decode = self.spread("energy_prefill", outside), self.spread("energy", outside)
+        return prefill_share * prefill + (1.0 - prefill_share) * decode
+
+    def extrapolations(self, run: Operation) -> tuple[str, ...]:
+        """Sentences on how `run` leaves the fitted range; empty when inside."""
         fit = self.fitted_on
         if fit is None:
             return (f"no measured runs of this GPU: '{self.id}' holds defaults of its architecture family",)
         out = [f"fitted on {self.gpu}: {self.transferred}"] if self.transferred else []
-        if parameters > 2.0 * fit.max_parameters or parameters < 0.5 * fit.min_parameters:
+        if run.parameters > 2.0 * fit.max_parameters or run.parameters < 0.5 * fit.min_parameters:
             out.append(
-                f"model of {parameters / 1e9:.2g} B parameters; fitted on "
+                f"model of {run.parameters / 1e9:.2g} B parameters; fitted on "
                 f"{fit.min_parameters / 1e9:.2g}-{fit.max_parameters / 1e9:.2g} B"
             )
-        if weights not in fit.weights:
-            out.append(f"{weights} weights; fitted on {', '.join(fit.weights)}")
+        if run.weights not in fit.weights:
+            out.append(f"{run.weights} weights; fitted on {', '.join(fit.weights)}")
+        if run.kv_cache not in fit.kv_caches:
+            out.append(f"{run.kv_cache} KV cache; fitted on {', '.join(fit.kv_caches)}")
+        new = [feature for feature in run.features if feature not in fit.features]
+        out += [f"model with {feature}; fitted on models without" for feature in new]
+        if run.cuda_graphs not in fit.cuda_graphs:
+            out.append(f"{'with' if run.cuda_graphs else 'without'} CUDA graphs; fitted the other way")
         for name, value, limit in (
-            ("batch", batch, fit.max_batch),
-            ("context", context_tok, fit.max_context_tok),
-            ("prompt", prompt_tok, fit.max_prompt_tok),
+            ("batch", run.batch, fit.max_batch),
+            ("context", run.context_tok, fit.max_context_tok),
+            ("prompt", run.prompt_tok, fit.max_prompt_tok),
         ):
             if value > 1.1 * limit:
                 out.append(
                     f"{name} of {value:,} {'sequences' if name == 'batch' else 'tokens'}; fitted up to {limit:,}"
                 )
-        if fit.power_modes and power_mode not in fit.power_modes:
-            out.append(f"power mode {power_mode}; fitted in {', '.join(fit.power_modes)}")
+        if fit.power_modes and run.power_mode not in fit.power_modes:
+            out.append(f"power mode {run.power_mode}; fitted in {', '.join(fit.power_modes)}")
         return tuple(out)
+
+
+def architecture_features(model: Model) -> tuple[str, ...]:
+    """What sets an architecture apart from a plain dense transformer with full attention."""
+    mixers = [group.mixer for group in model.layers if group.mixer is not None]
+    found = {
+        "a mixture of experts": model.sparse,
+        "latent attention": any(isinstance(mixer, LatentAttention) for mixer in mixers),
+        "recurrent layers": model.state_elements > 0,
+        "windowed attention": any(getattr(mixer, "window_tok", None) for mixer in mixers),
+    }
+    return tuple(name for name, present in found.items() if present)
 
 
 def profiles_directory() -> Path:
@@ -225,7 +261,7 @@ def load_calibration(device: Device, path: str | None = None, engine: str = "vll
     `default-<architecture>-<compute capability>.toml`, `default-<architecture>.toml`, `default.toml`. Parameters that
     follow clocks are scaled to the device's power mode.
     """
-    return _scaled(_find_calibration(device, path, engine), device)
+    return at_device(_find_calibration(device, path, engine), device)
 
 
 def _find_calibration(device: Device, path: str | None, engine: str) -> Calibration:
@@ -247,28 +283,39 @@ def _find_calibration(device: Device, path: str | None, engine: str) -> Calibrat
     return family_defaults(device)
 
 
-def _scaled(profile: Calibration, device: Device) -> Calibration:
-    """Parameters that follow clocks, brought from the device and mode they were fitted in to `device` as it is set.
+def at_device(profile: Calibration, device: Device) -> Calibration:
+    """Parameters that follow clocks and board size, brought from where they were fitted to `device` as it is set.
 
-    Host times go with the CPU clock, busy power with multiprocessors x GPU clock (voltage is not known and left out).
-    The busy power of a family's defaults goes with the board's limit: small boards of a family idle at lower clocks.
+    Host times go with the CPU clock. Busy power goes with multiprocessors x GPU clock from the fitted GPU in its
+    default mode (voltage is not known and left out); a family's defaults go with the boards' power limits first.
     Fractions of peaks and of bandwidth need no scaling: power modes change the peaks themselves.
     """
-    if profile.reference_gpu is not None and profile.reference_gpu != device.id:
-        ratio = device.power.limit_w / load_device(profile.reference_gpu).power.limit_w
-        busy = msgspec.structs.replace(profile.parameters, busy_w=profile.parameters.busy_w * ratio)
-        profile = msgspec.structs.replace(profile, parameters=busy)
-    if not device.power_modes:
-        return profile
-    reference = load_device(profile.gpu) if profile.gpu not in (None, device.id) else device
-    then = reference.find_mode(reference.default_power_mode or "")
-    now = device.find_mode(device.power_mode or device.default_power_mode or "")
+    origin = profile.gpu or profile.reference_gpu
+    reference = load_device(origin) if origin not in (None, device.id) else _in_default_mode(device)
+    own = _in_default_mode(device)
     values = msgspec.structs.asdict(profile.parameters)
-    values["busy_w"] *= now.sm_count * now.gpu_clock_hz / (then.sm_count * then.gpu_clock_hz)
-    if then.cpu_clock_hz and now.cpu_clock_hz:
+    busy_from = reference
+    if profile.gpu is None:
+        values["busy_w"] *= own.power.limit_w / reference.power.limit_w
+        busy_from = own
+    values["busy_w"] *= _silicon(device) / _silicon(busy_from) if device.power_modes else 1.0
+    then, now = _cpu_clock_hz(reference), _cpu_clock_hz(device)
+    if then and now:
         for name in ("eager_launch_s", "step_host_s", "sequence_host_s"):
-            values[name] *= then.cpu_clock_hz / now.cpu_clock_hz
+            values[name] *= then / now
     return msgspec.structs.replace(profile, parameters=Parameters(**values))
+
+
+def _in_default_mode(device: Device) -> Device:
+    return device.at_mode(device.default_power_mode) if device.default_power_mode else device
+
+
+def _silicon(device: Device) -> float:
+    return device.compute.sm_count * device.compute.clock_hz
+
+
+def _cpu_clock_hz(device: Device) -> float | None:
+    return device.find_mode(device.power_mode).cpu_clock_hz if device.power_mode else None
 
 
 def family_defaults(device: Device) -> Calibration:

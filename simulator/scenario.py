@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from simulator.device import Device, load_device
@@ -15,7 +15,7 @@ from simulator.memory import MemoryPlan, plan_memory, weights_byte
 from simulator.model import Model, default_ladder, load_model
 from simulator.precision import Precision, choose_precision
 from simulator.pricing import price_of
-from simulator.profile import Calibration, load_calibration
+from simulator.profile import Calibration, Operation, architecture_features, load_calibration
 from simulator.result import Flight, SimulationResult
 from simulator.step import StepModel
 from simulator.strategies import Strategy, get_strategy
@@ -108,6 +108,7 @@ def prepare(scenario: Scenario) -> Setup:
     precision, precision_notes = _precision(model, device, scenario)
     settings = engine_settings(model, scenario)
     memory = plan_memory(model, device, precision, settings)
+    settings, length_notes = _fit_length(settings, memory, scenario)
     cuda_graphs = not scenario.enforce_eager
     step_model = StepModel(model, device, precision, calibration, cuda_graphs=cuda_graphs)
     assumptions = (
@@ -117,6 +118,8 @@ def prepare(scenario: Scenario) -> Setup:
         *_device_notes(device),
         f"weights in {precision.weights}, activations in {precision.activations}, KV cache in {precision.kv_cache}",
         *_engine_notes(model, settings, scenario),
+        *length_notes,
+        *_window_notes(model),
         *(f"{strategy.name}: {line}" for line in collect_assumptions(strategy, scenario.strategy_parameters)),
     )
     return Setup(scenario, device, model, precision, calibration, settings, memory, step_model, strategy, assumptions)
@@ -171,6 +174,27 @@ def engine_settings(model: Model, scenario: Scenario) -> EngineSettings:
     return EngineSettings(**settings)
 
 
+def _fit_length(
+    settings: EngineSettings, memory: MemoryPlan, scenario: Scenario
+) -> tuple[EngineSettings, tuple[str, ...]]:
+    """max_model_len no longer than the KV cache, as vLLM demands: lowered if the model's own, refused if asked for."""
+    capacity = memory.kv_capacity_tok
+    if settings.max_model_len is None or settings.max_model_len <= capacity:
+        return settings, ()
+    if scenario.engine_settings.get("max_model_len") is not None:
+        raise UserError(
+            f"max_model_len {settings.max_model_len} is more than the {capacity} tokens that the KV cache holds"
+        )
+    note = f"max_model_len lowered from {settings.max_model_len} to the {capacity} tokens that the KV cache holds"
+    return replace(settings, max_model_len=capacity), (note,)
+
+
+def _window_notes(model: Model) -> tuple[str, ...]:
+    if "windowed attention" not in architecture_features(model):
+        return ()
+    return ("KV cache: layers with windowed attention are counted as if they kept every token, which overstates it",)
+
+
 def _device_notes(device: Device) -> tuple[str, ...]:
     if device.power_mode is None:
         return ()
@@ -223,12 +247,17 @@ def extrapolations(setup: Setup, flights: tuple[Flight, ...]) -> tuple[str, ...]
     """How the flights left the range that the calibration was fitted on, as sentences."""
     calls = [call for flight in flights for call in flight.calls]
     return setup.calibration.extrapolations(
-        parameters=setup.model.parameters(),
-        weights=setup.precision.weights,
-        batch=max((flight.peak_running for flight in flights), default=0),
-        context_tok=max((call.prompt_tok + call.output_tok for call in calls), default=0),
-        prompt_tok=max((call.prompt_tok for call in calls), default=0),
-        power_mode=setup.device.power_mode,
+        Operation(
+            parameters=setup.model.parameters(),
+            weights=setup.precision.weights,
+            kv_cache=setup.precision.kv_cache,
+            features=architecture_features(setup.model),
+            cuda_graphs=setup.step_model.cuda_graphs,
+            batch=max((flight.peak_running for flight in flights), default=0),
+            context_tok=max((call.prompt_tok + call.output_tok for call in calls), default=0),
+            prompt_tok=max((call.prompt_tok for call in calls), default=0),
+            power_mode=setup.device.power_mode,
+        )
     )
 
 
@@ -240,8 +269,9 @@ def _spreads(calibration: Calibration, outside: tuple[str, ...], flights: tuple[
     prefill_s = sum(call.first_token_s - call.scheduled_s for flight in flights for call in flight.critical_calls())
     wall_s = sum(flight.wall_s for flight in flights)
     share = min(1.0, prefill_s / wall_s) if wall_s > 0.0 else 0.0
-    spreads = {kind: calibration.spread(kind, outside) for kind in ("ttft", "tpot", "power", "energy")}
-    return {"time": calibration.blended_spread(share, outside), **spreads}
+    spreads = {kind: calibration.spread(kind, outside) for kind in ("ttft", "tpot", "power")}
+    energy = calibration.blended_energy_spread(share, outside)
+    return {"time": calibration.blended_spread(share, outside), "energy": energy, **spreads}
 
 
 def calibration_status(calibration: Calibration) -> str:

@@ -57,6 +57,7 @@ class _Attention:
     """Attention and recurrent state of a step or of a run of steps; arrays broadcast over steps."""
 
     seconds: np.ndarray
+    compute_s: np.ndarray  # the part of `seconds` laid to arithmetic
     moved_byte: np.ndarray
     energy_flop: np.ndarray
 
@@ -89,7 +90,7 @@ class StepModel:
         self._base_dtype = compute_dtype(device, precision.base)
         self._quantised_dtype = compute_dtype(device, precision.activations)
         self._attention_peak = peaks[self._base_dtype] * self.p.attention_compute_fraction
-        self._vector_peak = peaks.get("fp32", peaks[self._base_dtype])
+        self._vector_peak = peaks["fp32"]
         self._bandwidth = device.memory.bandwidth_byte_per_s
 
     # -- public: time and energy ---------------------------------------------------------------------------
@@ -103,9 +104,7 @@ class StepModel:
         if batch.prefill:
             parts.append(self._prefill_attention(batch))
         attention = _Attention(
-            sum((a.seconds for a in parts), np.zeros(1)),
-            sum((a.moved_byte for a in parts), np.zeros(1)),
-            sum((a.energy_flop for a in parts), np.zeros(1)),
+            *(sum((getattr(a, name) for a in parts), np.zeros(1)) for name in _Attention.__dataclass_fields__)
         )
         graph = self.cuda_graphs and not batch.prefill
         run = self._assemble(linear, attention, graph, batch.sampled_sequences)
@@ -186,7 +185,7 @@ class StepModel:
     def _relative_energy(self, dtype: str) -> float:
         """Energy of one FLOP relative to 16 bit: units are sized to draw about the same at their peak rates."""
         peaks = self.device.compute.peak_flop_per_s
-        return peaks[self._base_dtype] / peaks.get(dtype, peaks[self._base_dtype])
+        return peaks["fp16"] / peaks[dtype]
 
     def _sampling(self, sampled: int) -> tuple[float, float]:
         """(seconds, bytes) of turning logits into tokens."""
@@ -202,51 +201,53 @@ class StepModel:
 
     def _decode_attention(self, context_tok: np.ndarray, steps: int) -> _Attention:
         n = len(context_tok)
-        seconds, moved, flops = np.zeros(steps), np.zeros(steps), np.zeros(steps)
+        total = self._states(n, n, steps)
         element = self.precision.base_byte
         for work in self.plan.attention:
             keys = work.decode_keys(context_tok, steps)
             kv_byte = work.kv_elements_per_tok * self.precision.kv_byte
             byte = (keys + n) * kv_byte + n * work.query_elements_per_tok * element  # read all, write one per sequence
-            flop = keys * work.decode_flop_per_pair
-            memory_s = byte / (self._bandwidth * self.p.kv_bandwidth_fraction)
-            seconds += work.count * smooth_maximum(flop / self._attention_peak, memory_s, self.p.roofline_exponent)
-            moved += work.count * byte
-            flops += work.count * flop
-        state_s, state_byte, state_flop = self._states(n, n)
-        return _Attention(seconds + state_s, moved + state_byte, flops + state_flop)
+            total = self._with_attention(total, work.count, byte, keys * work.decode_flop_per_pair)
+        return total
 
     def _prefill_attention(self, batch: Batch) -> _Attention:
-        seconds = moved = flops = 0.0
+        total = self._states(len(batch.prefill), sum(chunk.new_tok for chunk in batch.prefill), 1)
         element = self.precision.base_byte
         for work in self.plan.attention:
             for chunk in batch.prefill:
                 pairs, read = work.keys_read(chunk)
                 byte = (read + chunk.new_tok) * work.kv_elements_per_tok * self.precision.kv_byte
-                byte += chunk.new_tok * work.query_elements_per_tok * element
-                flop = pairs * work.prefill_flop_per_pair
-                memory_s = byte / (self._bandwidth * self.p.kv_bandwidth_fraction)
-                seconds += work.count * float(
-                    smooth_maximum(flop / self._attention_peak, memory_s, self.p.roofline_exponent)
-                )
-                moved += work.count * byte
-                flops += work.count * flop
-        new = sum(chunk.new_tok for chunk in batch.prefill)
-        state_s, state_byte, state_flop = self._states(len(batch.prefill), new)
-        return _Attention(np.array([seconds + state_s]), np.array([moved + state_byte]), np.array([flops + state_flop]))
+                byte += chunk.new_tok * work.prefill_query_elements_per_tok * element
+                flop = pairs * work.prefill_flop_per_pair + chunk.cached_tok * work.expand_flop_per_cached_tok
+                total = self._with_attention(total, work.count, np.array([byte]), np.array([flop]))
+        return total
 
-    def _states(self, sequences: int, tokens: int) -> tuple[float, float, float]:
-        """(seconds, bytes, FLOPs) of recurrent layers: state read and written once per sequence."""
-        seconds = moved = flops = 0.0
+    def _with_attention(self, total: _Attention, count: int, byte: np.ndarray, flop: np.ndarray) -> _Attention:
+        """`total` plus `count` layers of attention that move `byte` and compute `flop` each."""
+        memory_s = byte / (self._bandwidth * self.p.kv_bandwidth_fraction)
+        compute_s = flop / self._attention_peak
+        seconds = count * smooth_maximum(compute_s, memory_s, self.p.roofline_exponent)
+        return _Attention(
+            total.seconds + seconds,
+            total.compute_s + seconds * compute_share(compute_s, memory_s, self.p.roofline_exponent),
+            total.moved_byte + count * byte,
+            total.energy_flop + count * flop,
+        )
+
+    def _states(self, sequences: int, tokens: int, steps: int) -> _Attention:
+        """Recurrent layers, per step: state read and written once per sequence, scans on the vector units."""
+        seconds = compute = moved = flops = 0.0
         for work in self.plan.states:
             byte = 2.0 * work.state_byte_per_sequence * sequences
             flop = work.flop_per_tok * tokens
             memory_s = byte / (self._bandwidth * self.p.weight_bandwidth_fraction)
-            compute_s = flop / (self._vector_peak * self.p.gemm_compute_fraction)  # scans run on the vector units
-            seconds += work.count * float(smooth_maximum(compute_s, memory_s, self.p.roofline_exponent))
+            compute_s = flop / (self._vector_peak * self.p.gemm_compute_fraction)
+            layer_s = float(smooth_maximum(compute_s, memory_s, self.p.roofline_exponent))
+            seconds += work.count * layer_s
+            compute += work.count * layer_s * float(compute_share(compute_s, memory_s, self.p.roofline_exponent))
             moved += work.count * byte
-            flops += work.count * flop
-        return seconds, moved, flops
+            flops += work.count * flop * self._relative_energy("fp32")
+        return _Attention(*(np.full(steps, value) for value in (seconds, compute, moved, flops)))
 
     # -- assembly ---------------------------------------------------------------------------------------------
 
@@ -263,7 +264,8 @@ class StepModel:
         dynamic_j = self.p.byte_j * (linear.moved_byte + attention.moved_byte)
         dynamic_j = dynamic_j + self.p.flop_j * (linear.energy_flop + attention.energy_flop)
         static_w = self.idle_power_w + self.p.busy_w
-        held_s = np.clip(self._shortest_under_limit(dynamic_j, static_w) - seconds, 0.0, linear.compute_s)
+        stretchable_s = linear.compute_s + attention.compute_s
+        held_s = np.clip(self._shortest_under_limit(dynamic_j, static_w) - seconds, 0.0, stretchable_s)
         total_s = seconds + held_s
         joules = np.minimum(static_w * total_s + dynamic_j, self.device.power.limit_w * total_s)
         shares = {

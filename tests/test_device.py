@@ -33,7 +33,7 @@ bandwidth_byte_per_s = 1e12
 sm_count = 10
 clock_hz = 1e9
 l2_byte = 100
-peak_flop_per_s = { fp16 = 1e14 }
+peak_flop_per_s = { fp16 = 1e14, fp32 = 1e13 }
 
 [power]
 limit_w = 100
@@ -316,7 +316,7 @@ def test_any_mode_scales_with_its_clocks(sms: int, clock_hz: float, memory_hz: f
 def test_user_sheet_by_path(tmp_path: Path):
     device = load_device(write(tmp_path, SHEET))
     assert device.id == "mine"
-    assert device.compute.peak_flop_per_s == {"fp16": 1e14}
+    assert device.compute.peak_flop_per_s == {"fp16": 1e14, "fp32": 1e13}
     assert device.power_modes == () and device.power_mode is None
     assert load_device(Path(write(tmp_path, SHEET, "b.toml"))) == device
     assert load_device(write(tmp_path, "\ufeff" + SHEET, "bom.toml")) == device
@@ -384,9 +384,13 @@ def test_not_utf8(tmp_path: Path):
         ("clock_hz = 1e9", "clock_hz = nan", ["compute.clock_hz", "finite"]),
         ("clock_hz = 1e9", "clock_hz = 1e9\nclock_mhz = 1000", ["field compute", "clock_mhz"]),
         ("l2_byte = 100", "l2_byte = true", ["compute.l2_byte", "int", "bool"]),
-        ("{ fp16 = 1e14 }", "{ fp16 = 1e14, fp17 = 1 }", ["field compute.peak_flop_per_s: unknown", "bf16"]),
-        ("{ fp16 = 1e14 }", "{ fp16 = -1.0 }", ["compute.peak_flop_per_s", "> 0"]),
-        ("{ fp16 = 1e14 }", "{ fp32 = 1e14 }", ["compute.peak_flop_per_s", "at least fp16"]),
+        (
+            "{ fp16 = 1e14, fp32 = 1e13 }",
+            "{ fp16 = 1e14, fp17 = 1 }",
+            ["compute.peak_flop_per_s: unknown", "bf16"],
+        ),
+        ("{ fp16 = 1e14, fp32 = 1e13 }", "{ fp16 = -1.0 }", ["compute.peak_flop_per_s", "> 0"]),
+        ("{ fp16 = 1e14, fp32 = 1e13 }", "{ fp32 = 1e14 }", ["compute.peak_flop_per_s", "at least fp16"]),
         ("idle_w = 10", "idle_w = 200", ["power.idle_w", "200 W", "100 W"]),
         ('id = "mine"', "", ["id"]),
         ('id = "mine"', 'id = "mine"\npower_mode = "X"', ["power_mode"]),

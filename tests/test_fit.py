@@ -4,13 +4,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from calibration.fit import fit_power, fit_times, predict_points, time_points, usable, with_parameters
+from calibration.fit import PRIOR_LOG_SD, PowerFit, fit_times, predict_points, time_points, usable, with_parameters
+from calibration.fit_profile import fit_profile
 from calibration.records import RunRecord
 from calibration.replay import replay, resolve, step_model
 from calibration.write import profile_text, write_profile
 from simulator.device import load_device
 from simulator.errors import UserError
-from simulator.profile import family_defaults, read_profile
+from simulator.profile import at_device, family_defaults, load_calibration, read_profile
 
 SMALL, LARGE = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", "deepseek-ai/DeepSeek-R1-Distill-Llama-8B"
 TRUTH = {
@@ -30,7 +31,9 @@ def blank(run_id, model, prompt, output, batch=1, **extra):
 
 @pytest.fixture(scope="module")
 def prior():
-    return family_defaults(load_device("orin"))
+    device = load_device("orin")
+    here = at_device(family_defaults(device), device)
+    return msgspec.structs.replace(here, gpu=device.id, reference_gpu=None)
 
 
 @pytest.fixture(scope="module")
@@ -54,29 +57,55 @@ def made(prior):
 
 def test_known_parameters_come_back(made, prior):
     points = time_points(usable(made, "orin-agx-64gb"))
-    values, spread, correlation, _ = fit_times(points, prior)
-    left = predict_points(points, with_parameters(prior, values))
+    found = fit_times(points, prior)
+    assert found.converged
+    left = predict_points(points, with_parameters(prior, found.values))
     assert np.median(np.abs(left)) < 0.005 and np.abs(left).max() < 0.08  # priors pull where one row speaks
     for name, true in TRUTH.items():
-        assert abs(np.log(values[name] / true)) < 3 * spread[name] + 0.05, name
-    assert np.allclose(np.diag(correlation), 1.0) and np.abs(correlation).max() <= 1 + 1e-9
+        assert abs(np.log(found.values[name] / true)) < 3 * found.spread[name] + 0.05, name
+    assert np.allclose(np.diag(found.correlation), 1.0) and np.abs(found.correlation).max() <= 1 + 1e-9
 
 
 def test_what_no_row_exercises_stays_at_its_prior(made, prior):
     """No row runs the full sampler or a batch, so their parameters keep value and spread."""
-    from calibration.fit import PRIOR_LOG_SD
-
-    values, spread, *_ = fit_times(time_points(usable(made, "orin-agx-64gb")), prior)
+    found = fit_times(time_points(usable(made, "orin-agx-64gb")), prior)
     for name in ("sampler_start_s", "sampler_passes"):
-        assert values[name] == pytest.approx(getattr(prior.parameters, name), rel=1e-3)
-        assert spread[name] == pytest.approx(PRIOR_LOG_SD[name], rel=0.01)
+        assert found.values[name] == pytest.approx(getattr(prior.parameters, name), rel=1e-3)
+        assert found.spread[name] == pytest.approx(PRIOR_LOG_SD[name], rel=0.01)
 
 
 def test_power_comes_back(made, prior):
-    setups = usable(made, "orin-agx-64gb")
-    values, _, residuals = fit_power(setups, with_parameters(prior, TRUTH))
-    assert len(residuals) == 6 and np.abs(residuals).max() < 0.02
-    assert values["byte_j"] == pytest.approx(0.8e-10, rel=0.3)
+    fit = PowerFit(usable(made, "orin-agx-64gb"), with_parameters(prior, TRUTH), None)
+    x, _ = fit.solve()
+    assert len(fit.rows) == 6 and np.abs(fit.errors(x)).max() < 0.02
+    assert float(np.exp(x[fit.names.index("byte_j")])) == pytest.approx(0.8e-10, rel=0.3)
+    assert sum(len(errors) for errors in fit.left_out()) == 6
+
+
+@pytest.mark.slow
+def test_a_profile_predicts_its_own_rows_after_writing_and_loading(made, prior, tmp_path):
+    """Loading scales profiles to clocks and boards: on the fitted GPU in the fitted mode that must change nothing."""
+    device = load_device("orin")
+    result = fit_profile(made, device.id, family_defaults(device), ("made.csv",))
+    path = tmp_path / "p.toml"
+    write_profile(path, result.profile, "x", overwrite=False)
+    loaded = load_calibration(device, str(path))
+    assert loaded.parameters.busy_w == pytest.approx(result.profile.parameters.busy_w, rel=1e-4)
+    for row in made:
+        setup = resolve(row)
+        values = replay(setup, step_model(setup, loaded))
+        for name, measured in row.measured().items():
+            assert values[name] == pytest.approx(measured, rel=0.1), (row.run_id, name)
+    assert len(loaded.fitted_on.row_hashes) == len(made) and loaded.log_sd["ttft"] >= 0.03
+
+
+@pytest.mark.slow
+def test_what_was_never_measured_keeps_the_priors_interval(made, prior):
+    decode_only = [row for row in made if row.tpot_s_mean and row.model == SMALL]
+    profile = fit_profile(decode_only, "orin-agx-64gb", prior, ("made.csv",)).profile
+    assert profile.log_sd["ttft"] == pytest.approx(prior.log_sd["ttft"])
+    assert profile.log_sd["tpot"] >= prior.log_sd["time"]  # one model: nothing was left out
+    assert any("no TTFT was measured" in note for note in profile.notes)
 
 
 def test_suspect_rows_and_other_gpus_are_not_used(made):

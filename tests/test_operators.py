@@ -15,7 +15,7 @@ windows = st.one_of(st.none(), st.integers(1, 300))
 
 
 def attention(window, causal=True):
-    return AttentionWork(1, 1, 1, 1.0, 1.0, window, causal)
+    return AttentionWork(1, 1, 1, 1, 1.0, 1.0, window, causal)
 
 
 @given(st.integers(1, 400), st.integers(0, 400), windows)
@@ -29,7 +29,7 @@ def test_prefill_pairs_match_counting_one_by_one(new, cached, window):
 @given(st.integers(1, 400), st.integers(0, 400), st.integers(1, 300), st.integers(1, 50))
 def test_chunked_attention_matches_counting_one_by_one(new, cached, chunk, steps):
     """Llama 4: a token sees the positions of its own chunk, up to itself."""
-    work = AttentionWork(1, 1, 1, 1.0, 1.0, chunk, causal=True, chunked=True)
+    work = AttentionWork(1, 1, 1, 1, 1.0, 1.0, chunk, causal=True, chunked=True)
     seen = [position % chunk + 1 for position in range(cached, cached + new)]
     assert work.keys_read(PrefillChunk(new, cached))[0] == pytest.approx(sum(seen))
     found = work.decode_keys(np.array([cached, new]), steps)

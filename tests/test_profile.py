@@ -8,7 +8,9 @@ from simulator.device import load_device
 from simulator.errors import UserError
 from simulator.profile import (
     PARAMETERS,
+    Operation,
     Parameters,
+    at_device,
     calibrated_gpus,
     family_defaults,
     load_calibration,
@@ -61,7 +63,7 @@ def test_less_is_known_the_wider_the_interval():
 
 
 def test_inside_the_fitted_range_nothing_is_said():
-    assert load_calibration(load_device("orin")).extrapolations(**INSIDE) == ()
+    assert load_calibration(load_device("orin")).extrapolations(Operation(**INSIDE)) == ()
 
 
 @pytest.mark.parametrize(
@@ -74,11 +76,14 @@ def test_inside_the_fitted_range_nothing_is_said():
         ({"context_tok": 20_000}, "context of 20,000 tokens"),
         ({"prompt_tok": 9_000}, "prompt of 9,000 tokens"),
         ({"power_mode": "15W"}, "power mode 15W"),
+        ({"kv_cache": "fp8"}, "fp8 KV cache"),
+        ({"features": ("a mixture of experts",)}, "a mixture of experts"),
+        ({"cuda_graphs": False}, "without CUDA graphs"),
     ],
 )
 def test_each_way_out_of_the_range_is_named_and_doubles_the_variance(change, word):
     profile = load_calibration(load_device("orin"))
-    outside = profile.extrapolations(**(INSIDE | change))
+    outside = profile.extrapolations(Operation(**(INSIDE | change)))
     assert len(outside) == 1 and word in outside[0]
     assert profile.spread("time", outside) == pytest.approx(math.sqrt(2) * profile.spread("time"))
 
@@ -86,7 +91,7 @@ def test_each_way_out_of_the_range_is_named_and_doubles_the_variance(change, wor
 def test_defaults_and_borrowed_profiles_say_so_without_widening_twice():
     for gpu in ("orin-nx", "thor", "h100"):
         profile = load_calibration(load_device(gpu))
-        outside = profile.extrapolations(**INSIDE)
+        outside = profile.extrapolations(Operation(**INSIDE))
         assert outside and profile.spread("time", outside[:1]) == profile.spread("time")
 
 
@@ -102,6 +107,17 @@ def test_slower_clocks_slow_the_host_and_calm_the_idle_silicon():
     ratio = 6 * 408 / (16 * 1300.5)
     assert slow.parameters.busy_w == pytest.approx(full.parameters.busy_w * ratio)
     assert slow.parameters.gemm_compute_fraction == full.parameters.gemm_compute_fraction
+
+
+def test_family_defaults_are_scaled_to_the_board_once():
+    """Busy power goes with the board's limit, then with silicon x clock of the mode, never with the mode's budget."""
+    family = family_defaults(load_device("orin-nx"))
+    nx, slow = load_device("orin-nx", "MAXN"), load_device("orin-nx", "10W")
+    full = at_device(family, nx).parameters.busy_w
+    orin = load_device("orin")
+    assert full == pytest.approx(family.parameters.busy_w * nx.power.limit_w / orin.power.limit_w)
+    ratio = slow.compute.sm_count * slow.compute.clock_hz / (nx.compute.sm_count * nx.compute.clock_hz)
+    assert at_device(family, slow).parameters.busy_w == pytest.approx(full * ratio)
 
 
 def test_a_profile_of_another_gpu_is_refused():

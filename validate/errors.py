@@ -46,11 +46,18 @@ def error_line(group: str, metric: str, rows: Iterable[tuple[float, float, float
     )
 
 
+def _repeats_ttft(prediction: Prediction, metric: str) -> bool:
+    """One-token runs whose end-to-end time was copied from TTFT: one measurement, judged once."""
+    return metric.startswith("e2e") and prediction.record.output_tok == 1 and "ttft_s_mean" in prediction.values
+
+
 def error_lines(predictions: Iterable[Prediction], group_of: Callable[[Prediction, str], str]) -> list[ErrorLine]:
     """One line per (group, metric), in order of first appearance."""
     rows: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {}
     for prediction in predictions:
         measured = prediction.record.measured()
         for metric, (value, low, high) in prediction.values.items():
+            if _repeats_ttft(prediction, metric):
+                continue
             rows.setdefault((group_of(prediction, metric), metric), []).append((measured[metric], value, low, high))
     return [error_line(group, metric, found) for (group, metric), found in rows.items()]

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from calibration.records import RunRecord
-from calibration.replay import Setup, Unsupported, calibration_for, replay, resolve, step_model
+from calibration.replay import Setup, Unsupported, calibration_for, operation, replay, resolve, step_model
 from simulator.profile import Z90, Calibration
 from simulator.step import StepModel
 
 # Which of a profile's spreads applies to a metric.
-_KIND = (("ttft", "ttft"), ("tpot", "tpot"), ("itl", "tpot"), ("power", "power"), ("energy", "power"))
+_KIND = (("ttft", "ttft"), ("tpot", "tpot"), ("itl", "tpot"), ("power", "power"), ("energy", "energy"))
 # Activation peak and engine overhead are estimates: a few GB of tens.
 KV_CAPACITY_LOG_SD = 0.06
 # Power sampled about once a second over a whole run of seconds holds start-up and idle samples, how many is not stated:
@@ -28,7 +28,7 @@ class Prediction:
     status: str  # "ok", "extrapolated" or "unsupported: reason"
     values: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    profile_id: str = ""
+    power_scope: str = ""  # what the profile's power covers
 
 
 def _spread(
@@ -40,7 +40,7 @@ def _spread(
     if kind == "time":  # a whole run is prefill and decode
         return profile.blended_spread(values["prefill_share"], outside)
     spread = profile.spread(kind, outside)
-    if kind == "power" and record.flagged("whole_run_power"):
+    if kind in ("power", "energy") and record.flagged("whole_run_power"):
         spread = math.hypot(spread, WHOLE_RUN_POWER_LOG_SD)
     return spread
 
@@ -68,7 +68,7 @@ class Predictor:
             value = values[metric]
             factor = math.exp(Z90 * _spread(metric, record, values, profile, outside))
             out[metric] = (value, value / factor, value * factor)
-        return Prediction(record, "extrapolated" if outside else "ok", out, outside, profile.id)
+        return Prediction(record, "extrapolated" if outside else "ok", out, outside, profile.power_scope)
 
     def predict_all(
         self, records: Sequence[RunRecord], progress: Callable[[int, int], None] | None = None
@@ -82,7 +82,7 @@ class Predictor:
         return out
 
     def _profile(self, setup: Setup) -> Calibration:
-        key = (setup.device.id, setup.record.engine)
+        key = (setup.device.id, setup.device.power_mode, setup.record.engine)
         if key not in self._by_device:
             profile = self._by_device[key] = calibration_for(setup, self.profile_path)
             self.profiles[profile.id] = profile
@@ -90,7 +90,7 @@ class Predictor:
 
     def _step_model(self, setup: Setup, profile: Calibration) -> StepModel:
         device = setup.device
-        key = (device.id, device.power_mode, setup.model.name, setup.precision, setup.sampler, setup.cuda_graphs)
+        key = (device.id, device.power_mode, setup.model, setup.precision, setup.sampler, setup.cuda_graphs)
         if (key, profile.id) not in self._physics:
             self._physics[key, profile.id] = step_model(setup, profile)
         return self._physics[key, profile.id]
@@ -98,14 +98,7 @@ class Predictor:
 
 def extrapolations(setup: Setup, profile: Calibration) -> tuple[str, ...]:
     """How a run leaves the range that the profile was fitted on."""
-    outside = profile.extrapolations(
-        parameters=setup.model.parameters(),
-        weights=setup.precision.weights,
-        batch=setup.batch,
-        context_tok=setup.input_tok + setup.output_tok,
-        prompt_tok=setup.input_tok,
-        power_mode=setup.device.power_mode,
-    )
+    outside = profile.extrapolations(operation(setup))
     engine = setup.record.engine
     if engine and engine != profile.engine:
         outside += (f"engine {engine}; the profile is for {profile.engine}",)

@@ -35,21 +35,24 @@ def write_predictions(path: str | Path, predictions: list[Prediction]) -> None:
 def group_name(prediction: Prediction, metric: str) -> str:
     """GPU, model, load and what sets a group apart: rows with a warning never mix with clean ones."""
     record = prediction.record
-    parts = [record.gpu, record.model.split("/")[-1], record.load]
-    if campaign := record.campaign:
-        parts.append(campaign)
+    parts = [record.gpu, record.model.split("/")[-1], record.load, record.campaign]
     if record.weight_dtype not in (None, "bf16", "fp16"):
         parts.append(record.weight_dtype)
     if record.flagged("suspect:"):
         parts.append("suspect")
-    if _is_whole_run_power(prediction, metric):
-        parts.append("whole-run power")
-    return " · ".join(parts)
+    parts.append(_power_caveat(prediction, metric))
+    return " · ".join(part for part in parts if part)
 
 
-def _is_whole_run_power(prediction: Prediction, metric: str) -> bool:
-    """Power averaged over more than the run: start-up and idle samples are in it, so it measures the sampling too."""
-    return metric.startswith(("power", "energy")) and prediction.record.flagged("whole_run_power")
+def _power_caveat(prediction: Prediction, metric: str) -> str:
+    """Why a power or energy figure is not what the profile predicts: another rail, or more than the run."""
+    record = prediction.record
+    if not metric.startswith(("power", "energy")):
+        return ""
+    if record.power_scope and prediction.power_scope and record.power_scope != prediction.power_scope:
+        return f"{record.power_scope} power against {prediction.power_scope}"
+    # Start-up and idle samples are in it, so it measures the sampling too.
+    return "whole-run power" if record.flagged("whole_run_power") else ""
 
 
 def summary(predictions: list[Prediction], profiles: dict[str, Calibration], fitted: set[str]) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def summary(predictions: list[Prediction], profiles: dict[str, Calibration], fit
                 "name": profile.id,
                 "title": profile.title,
                 "data_hash": profile.data_hash,
-                "left_out_log_sd": profile.log_sd,
+                "log_sd": profile.log_sd,
             }
             for profile in profiles.values()
         ],
@@ -81,7 +84,7 @@ def summary(predictions: list[Prediction], profiles: dict[str, Calibration], fit
 
 def _overall(inside: list[Prediction], outside: list[Prediction]) -> list[ErrorLine]:
     def group_of(rows: str) -> Callable[[Prediction, str], str]:
-        return lambda p, metric: rows + (", whole-run power" if _is_whole_run_power(p, metric) else "")
+        return lambda p, metric: ", ".join(part for part in (rows, _power_caveat(p, metric)) if part)
 
     labels = ((inside, "clean rows that the profile was fitted on"), (outside, "clean rows new to the profile"))
     return [line for rows, label in labels for line in error_lines(rows, group_of(label))]

@@ -71,9 +71,12 @@ def model_from_fields(fields: Fields, name: str) -> Model:
     if fields.whole("num_nextn_predict_layers") or fields.flag("use_mtp"):
         notes.append("the extra layers for multi-token prediction are left out")
     dtype = read_dtype(fields)
-    quantisation, experts_only = read_quantisation(fields)
+    model = reader(fields)
+    quantisation, experts_only = read_quantisation(fields, model.sparse)
+    if quantisation == "int8":
+        notes.append("8-bit integer weights are simulated with 8-bit activations (W8A8), which the config may not mean")
     return dataclasses.replace(
-        reader(fields),
+        model,
         name=name,
         torch_dtype=dtype,
         quantisation=quantisation,

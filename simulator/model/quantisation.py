@@ -15,8 +15,11 @@ def read_dtype(fields: Fields) -> str:
     return _DTYPES[name]
 
 
-def read_quantisation(fields: Fields) -> tuple[str | None, bool]:
-    """(storage type of the quantised layers or None, whether only the experts are quantised)."""
+def read_quantisation(fields: Fields, sparse: bool) -> tuple[str | None, bool]:
+    """(storage type of the quantised layers or None, whether only the experts are quantised).
+
+    `sparse`: the model has experts. 8-bit integers are "int8" whether activations have 8 bits too or not.
+    """
     if "quantization_config" not in fields:
         return None, False
     config = fields.child("quantization_config")
@@ -32,7 +35,7 @@ def read_quantisation(fields: Fields) -> tuple[str | None, bool]:
     if method == "modelopt":
         return _modelopt(config), False
     if method == "compressed-tensors":
-        return _compressed_tensors(config), _spares_attention(config)
+        return _compressed_tensors(config), sparse and _spares_attention(config)
     known = "mxfp4, fp8, fbgemm_fp8, gptq, awq, bitsandbytes, modelopt or compressed-tensors"
     raise config.error("quant_method", f"found '{method}', expected {known}")
 
