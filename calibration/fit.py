@@ -77,13 +77,14 @@ def usable(records: Sequence[RunRecord], gpu: str | None) -> list[Setup]:
     """Rows that a fit may use: of one GPU, supported, without a `suspect:` flag."""
     out = []
     for record in records:
-        if (gpu is None or record.gpu == gpu) and not record.flagged("suspect:"):
+        if not record.flagged("suspect:"):
             try:
                 setup = resolve(record)
                 plan_memory(setup.model, setup.device, setup.precision, setup.settings)
             except (Unsupported, UserError):
                 continue
-            out.append(setup)
+            if gpu is None or setup.device.id == gpu:  # records may name a GPU by an alias
+                out.append(setup)
     return out
 
 

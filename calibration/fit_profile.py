@@ -24,7 +24,7 @@ from calibration.fit import (
     with_parameters,
 )
 from calibration.records import RunRecord, records_hash, row_hash
-from calibration.replay import Setup, operation, step_model
+from calibration.replay import Setup, is_gpu, operation, step_model
 from simulator.batch import Batch, PrefillChunk
 from simulator.device import load_device
 from simulator.profile import Calibration, FittedOn, at_device
@@ -89,8 +89,8 @@ def _idle_power(records: Sequence[RunRecord], gpu: str, prior: Calibration) -> f
     Prefills shorter than the sampling period show the idle rail: those rows are flagged as sampling artefacts, are not
     fitted, and say this one thing.
     """
-    flagged = [r.power_w for r in records if r.gpu == gpu and r.power_w and r.flagged("suspect:sampling_artefact")]
-    return float(min(flagged)) if flagged else prior.idle_w
+    idle = [r for r in records if r.power_w and r.flagged("suspect:sampling_artefact") and is_gpu(r, gpu)]
+    return float(min(r.power_w for r in idle)) if idle else prior.idle_w
 
 
 KINDS = ("ttft", "tpot")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 from pathlib import Path
 
 import msgspec
@@ -127,13 +128,18 @@ def read_records(path: str | Path) -> list[RunRecord]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"run file '{path}' cannot be read: {error}") from None
     reader = csv.DictReader(text.splitlines())
-    header = reader.fieldnames or []
+    try:
+        header, rows = reader.fieldnames or [], [(row, reader.line_num) for row in reader]
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: not CSV: {error}") from None
+    if len(set(header)) < len(header):
+        raise UserError(f"{path}, line 1: a column name appears twice")
     unknown = [name for name in header if name not in COLUMNS]
     missing = [name for name in _REQUIRED if name not in header]
     if unknown or missing:
         what = f"unknown column '{unknown[0]}'" if unknown else f"column '{missing[0]}' is missing"
         raise UserError(f"{path}, line 1: {what}; expected the columns of docs/records.md")
-    records = [_read_row(row, path, reader.line_num) for row in reader]
+    records = [_read_row(row, path, line) for row, line in rows]
     seen: set[str] = set()
     for record in records:
         if record.run_id in seen:
@@ -145,7 +151,7 @@ def read_records(path: str | Path) -> list[RunRecord]:
 def _read_row(row: dict[str | None, str | None], path: Path, line: int) -> RunRecord:
     if None in row:
         raise UserError(f"{path}, line {line}: more cells than columns")
-    cells = {name: value for name, value in row.items() if value not in (None, "")}
+    cells = {name: value.strip() for name, value in row.items() if value and value.strip()}
     for name in _REQUIRED:
         if name not in cells:
             raise UserError(f"{path}, line {line}: '{name}' is empty, expected a value")
@@ -157,10 +163,24 @@ def _read_row(row: dict[str | None, str | None], path: Path, line: int) -> RunRe
         what, _, place = str(error).partition(" - at ")
         column = place.strip("`").removeprefix("$.")
         raise UserError(f"{path}, line {line}, column {column}: found '{cells.get(column)}': {what}") from None
-    for name, value in record.measured().items():
-        if not 0.0 < value < float("inf"):
-            raise UserError(f"{path}, line {line}, column {name}: found {value:g}, expected a positive number")
+    for name, (low, high) in _bounds(record).items():
+        value = getattr(record, name)
+        if value is not None and not low <= value <= high:
+            raise UserError(
+                f"{path}, line {line}, column {name}: found {value:g}, expected a number from {low:g} to {high:g}"
+            )
+    if record.engine and not re.fullmatch(r"[\w.-]{1,40}", record.engine):
+        raise UserError(f"{path}, line {line}, column engine: found '{record.engine[:40]}', expected one short word")
     return record
+
+
+def _bounds(record: RunRecord) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value that makes sense, by column."""
+    bounds: dict[str, tuple[float, float]] = dict.fromkeys(METRICS, (1e-9, 1e12))
+    for name in ("n_gpus", "tp", "pp", "ep", "dp", "max_num_seqs", "max_num_batched_tokens", "max_model_len"):
+        bounds[name] = (1, 1e9)
+    bounds |= dict.fromkeys(("concurrency", "num_requests", "input_tok", "output_tok"), (1, 1e9))
+    return bounds | {"gpu_memory_utilization": (1e-6, 1.0), "request_rate_rps": (1e-9, 1e9), "rel_noise": (0.0, 10.0)}
 
 
 def row_hash(record: RunRecord) -> str:

@@ -19,6 +19,8 @@ from simulator.profile import Calibration, Operation, architecture_features, loa
 from simulator.result import CallRecord
 from simulator.step import StepModel
 
+MAX_REQUESTS = 4096  # submitted together; beyond it one replay takes minutes
+
 
 class Unsupported(Exception):
     """A run that this version cannot simulate; the message is the reason, one clause."""
@@ -51,6 +53,14 @@ def _model(name: str) -> Model:
     return load_model(name)
 
 
+def is_gpu(record: RunRecord, gpu: str) -> bool:
+    """Whether a record was measured on the GPU with this id; it may name it by an alias."""
+    try:
+        return _device(record.gpu, None).id == gpu
+    except UserError:
+        return False
+
+
 def resolve(record: RunRecord) -> Setup:
     """Device, model, precision and engine settings of a run. Raises Unsupported with the reason."""
     _check_load(record)
@@ -59,15 +69,20 @@ def resolve(record: RunRecord) -> Setup:
         precision, _ = choose_precision(
             model, device, record.weight_dtype, _sixteen_bit_or_own(record), record.kv_dtype
         )
+        settings = _settings(record)
     except UserError as error:
         raise Unsupported(str(error)) from None
+    if model.diffusion:
+        raise Unsupported("a model that writes by diffusion")
+    if record.input_tok + record.output_tok > model.max_position_embeddings:
+        raise Unsupported(f"more tokens than the model can read ({model.max_position_embeddings})")
     batch, input_tok, output_tok = round(record.concurrency), round(record.input_tok), round(record.output_tok)
     return Setup(
         record=record,
         device=device,
         model=model,
         precision=precision,
-        settings=_settings(record),
+        settings=settings,
         sampler="full" if record.flagged("sampling:") else "greedy",
         cuda_graphs=record.cuda_graphs is not False,
         batch=batch,
@@ -84,6 +99,8 @@ def _check_load(record: RunRecord) -> None:
         raise Unsupported(f"load {record.load}")
     if not record.input_tok or not record.output_tok or not record.concurrency:
         raise Unsupported("concurrency, input_tok or output_tok not stated")
+    if record.concurrency > MAX_REQUESTS:
+        raise Unsupported(f"more than {MAX_REQUESTS:,} requests at once")
     if record.max_model_len and record.max_model_len < record.input_tok + record.output_tok:
         raise Unsupported("input_tok + output_tok exceed the stated max_model_len")
     if record.length_spread not in (None, "fixed"):

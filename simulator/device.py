@@ -170,7 +170,7 @@ def _find_sheet(name: str) -> Path:
     """The bundled sheet whose id, name or alias is `name`."""
     key = _key(name)
     path = _SHEETS / f"{key}.toml"
-    if path.is_file():
+    if len(key) < 100 and path.is_file():
         return path
     known: list[str] = []
     for path in _sheet_paths():
@@ -247,6 +247,10 @@ def _checked(device: Device, where: str) -> Device:
     peaks = device.compute.peak_flop_per_s
     if not {"fp16", "fp32"} <= set(peaks):
         raise UserError(f"{where}, field compute.peak_flop_per_s: found {sorted(peaks)}, expected at least fp16, fp32")
+    if not re.fullmatch(r"[\w.-]{1,40}", device.architecture):
+        raise UserError(f"{where}, field architecture: found '{device.architecture[:40]}', expected one short word")
+    if device.memory.bandwidth_byte_per_s < 1e6 or min(peaks.values()) < 1e6:
+        raise UserError(f"{where}: found a bandwidth or peak below 1e6 per second, expected byte/s and FLOP/s")
     if device.power.idle_w >= device.power.limit_w:
         raise UserError(
             f"{where}, field power.idle_w: found {device.power.idle_w:g} W, expected less than "

@@ -115,21 +115,36 @@ def plan_memory(model: Model, device: Device, precision: Precision, settings: En
 
 
 def _does_not_fit(model: Model, device: Device, precision: Precision, settings, usable: float, needed: float) -> str:
-    """One sentence: what is needed, what there is, and which weight formats would fit."""
+    """One sentence: what is needed, what there is, and what would fit."""
+    weights = weights_byte(model, precision)
+    state = "recurrent state, " if model.state_elements else ""
+    return (
+        f"{model.name} in {precision.weights} does not fit {device.name}: weights, activations, {state}engine and "
+        f"smallest KV cache need {needed / GIB:.1f} GiB ({weights / GIB:.1f} GiB of it weights), but "
+        f"gpu_memory_utilization {settings.gpu_memory_utilization:g} of {device.memory.capacity_byte / GIB:.1f} GiB "
+        f"leaves {usable / GIB:.1f} GiB, {(needed - usable) / GIB:.1f} GiB are missing; "
+        f"{_remedy(model, precision, usable, needed)}"
+    )
+
+
+def _remedy(model: Model, precision: Precision, usable: float, needed: float) -> str:
+    """What would make it fit: other settings, another weight format, or nothing."""
+    weights = weights_byte(model, precision)
+    if needed - weights > usable:
+        return "lower --max-num-seqs, --max-num-batched-tokens or --block-size, or raise --gpu-memory-utilization"
+    own = model.quantisation
+    if own in WEIGHT_BYTE and own != precision.weights:
+        published = Precision(own, precision.base, precision.kv_cache, precision.base, model.quantised_experts_only)
+        if needed - weights + weights_byte(model, published) <= usable:
+            return f"the checkpoint's own {own} (leave --weights out) would fit"
     fitting = [
         name
         for name in ("fp8", "int8", "int4")
         if WEIGHT_BYTE[name] < precision.weight_byte
-        and needed - weights_byte(model, precision) + weights_byte(model, _with_weights(precision, name)) <= usable
+        and needed - weights + weights_byte(model, _with_weights(precision, name)) <= usable
     ]
-    remedy = (
-        f"--weights {' or '.join(fitting)} would fit" if fitting else "no weight format of this model fits this device"
-    )
     return (
-        f"{model.name} in {precision.weights} does not fit {device.name}: weights, activations, engine and smallest "
-        f"KV cache need {needed / GIB:.1f} GiB, but gpu_memory_utilization {settings.gpu_memory_utilization:g} of "
-        f"{device.memory.capacity_byte / GIB:.1f} GiB leaves {usable / GIB:.1f} GiB, {(needed - usable) / GIB:.1f} GiB "
-        f"are missing; {remedy}"
+        f"--weights {' or '.join(fitting)} would fit" if fitting else "no weight format of this model fits this device"
     )
 
 

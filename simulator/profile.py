@@ -18,6 +18,8 @@ from simulator.model import LatentAttention, Model
 
 Z90 = 1.6448536269514722  # standard normal quantile of a two-sided 90 % interval
 
+MAX_LOG_SD = 3.0  # a factor of 140 either way: nothing is claimed any more
+
 
 class ParameterSpec(msgspec.Struct, frozen=True):
     """One physical parameter: its unit, what it means, and the interval outside which it is nonsense."""
@@ -231,7 +233,7 @@ def profiles_directory() -> Path:
 def read_profile(path: Path) -> Calibration:
     """Read and check one profile file. UserError on anything that is not a profile."""
     try:
-        raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"calibration profile '{path}' does not exist") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -250,6 +252,11 @@ def read_profile(path: Path) -> Calibration:
             )
     if "time" not in profile.log_sd or "energy" not in profile.log_sd:
         raise UserError(f"{path}: log_sd needs the keys 'time' and 'energy'")
+    for kind, sd in profile.log_sd.items():
+        if not 0.0 < sd <= MAX_LOG_SD:
+            raise UserError(f"{path}: log_sd.{kind} = {sd:g}, expected above 0 and at most {MAX_LOG_SD:g}")
+    if profile.idle_w is not None and not 0.0 <= profile.idle_w <= 1e4:
+        raise UserError(f"{path}: idle_w = {profile.idle_w:g}, expected 0 to 10000 W")
     return profile
 
 
@@ -276,7 +283,8 @@ def _find_calibration(device: Device, path: str | None, engine: str) -> Calibrat
     own = [folder / f"{device.id}.{engine}.toml", *sorted(folder.glob(f"{device.id}.*.toml"))]
     for candidate in own:
         if candidate.exists():
-            return read_profile(candidate)
+            profile = read_profile(candidate)
+            return profile if _is_bundled(device) else _borrowed(profile, EDITED_SHEET, _transfer_table(folder))
     sibling = _transferred(device, folder)
     if sibling is not None:
         return sibling
@@ -329,15 +337,32 @@ def family_defaults(device: Device) -> Calibration:
     return read_profile(folder / "default.toml")
 
 
+EDITED_SHEET = "this data sheet has its id but other figures"
+
+
+def _is_bundled(device: Device) -> bool:
+    """Whether the device's figures are those of the bundled sheet of its id (a user's copy may differ)."""
+    bundled = load_device(device.id, device.power_mode)
+    return all(getattr(device, part) == getattr(bundled, part) for part in ("memory", "compute", "power"))
+
+
+def _transfer_table(folder: Path) -> dict[str, Any]:
+    return tomllib.loads((folder / "transfer.toml").read_text(encoding="utf-8"))
+
+
 def _transferred(device: Device, folder: Path) -> Calibration | None:
     """A sibling's profile with wider spreads, if `transfer.toml` names one for this device."""
-    table = tomllib.loads((folder / "transfer.toml").read_text(encoding="utf-8"))
+    table = _transfer_table(folder)
     entry = table["from"].get(device.id)
     if entry is None or not (folder / entry["file"]).exists():
         return None
-    profile = read_profile(folder / entry["file"])
+    return msgspec.structs.replace(_borrowed(read_profile(folder / entry["file"]), entry["why"], table), idle_w=None)
+
+
+def _borrowed(profile: Calibration, why: str, table: dict[str, Any]) -> Calibration:
+    """A profile used on another device than it was fitted on: wider, and it says so."""
     wider = {kind: math.hypot(sd, table["log_sd"]) for kind, sd in profile.log_sd.items()}
-    return msgspec.structs.replace(profile, log_sd=wider, transferred=entry["why"], idle_w=None)
+    return msgspec.structs.replace(profile, log_sd=wider, transferred=why)
 
 
 def calibrated_gpus() -> dict[str, str]:

@@ -23,6 +23,7 @@ from simulator.strategies import Strategy, get_strategy
 # A default model's weights may take this much of the memory: the rest is for KV cache, activations and, where the
 # CPU lives in the same memory, for the operating system and the robot's other programs.
 WEIGHTS_SHARE, WEIGHTS_SHARE_UNIFIED = 0.70, 0.42
+MAX_REPETITIONS = 100_000
 KV_ROOM_TOK = 32_768  # eight thoughts of 4,096 tokens side by side
 
 
@@ -47,8 +48,10 @@ class Scenario:
     strategy_parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.repetitions < 1:
-            raise UserError(f"repetitions must be a whole number >= 1, got {self.repetitions}")
+        if not 1 <= self.repetitions <= MAX_REPETITIONS:
+            raise UserError(
+                f"repetitions must be a whole number >= 1, at most {MAX_REPETITIONS:,}, got {self.repetitions}"
+            )
         if self.seed < 0:
             raise UserError(f"seed must be a whole number >= 0, got {self.seed}")
         for name in ("usd_per_hour", "usd_per_kwh"):

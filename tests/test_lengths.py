@@ -85,8 +85,8 @@ def test_files(tmp_path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("0", "at least 1, got 0"),
-        ("-5", "at least 1, got -5"),
+        ("0", "from 1 to 100,000,000, got 0"),
+        ("-5", "from 1 to 100,000,000, got -5"),
         ("many", "neither a number nor a file"),
         ("1.5", "neither a number nor a file"),
         ("", "expected a whole number"),
@@ -98,8 +98,8 @@ def test_files(tmp_path):
         ("uniform:0:10", "low end of a uniform length must be"),
         ("uniform:1.5:10", "1.5 is not a whole number"),
         ("lognormal:4096", "lognormal:MEAN:SIGMA"),
-        ("lognormal:0:0.5", "mean must be at least 1"),
-        ("lognormal:100:-1", "sigma must be 0 or more"),
+        ("lognormal:0:0.5", "mean must be from 1"),
+        ("lognormal:100:-1", "sigma must be from 0"),
         ("lognormal:nan:1", "lognormal:MEAN:SIGMA"),
         ("file:nowhere.txt", "'nowhere.txt' does not exist"),
         ("nowhere.csv", "'nowhere.csv' does not exist"),
@@ -130,3 +130,9 @@ def test_bad_files_name_file_row_and_expectation(tmp_path, content, suffix, expe
     with pytest.raises(UserError, match=expected) as caught:
         parse_lengths(f"file:{path}{suffix}")
     assert "bad.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["9223372036854775807", "uniform:1:1e30", "lognormal:1e300:1", "lognormal:100:9"])
+def test_lengths_that_no_context_holds_are_refused(text):
+    with pytest.raises(UserError):
+        parse_lengths(text)

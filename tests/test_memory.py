@@ -55,3 +55,12 @@ def test_out_of_memory_says_how_much_is_missing_and_what_would_fit():
     assert "GiB are missing" in message and "int4" in message and "fp8" not in message.split(";")[-1]
     with pytest.raises(UserError, match="no weight format"):
         plan_memory(*setup(LLAMA_70B, "orin-nano"), EngineSettings())
+
+
+def test_the_remedy_names_what_is_at_fault():
+    hybrid = setup("nvidia/NVIDIA-Nemotron-Nano-9B-v2", "l4")
+    with pytest.raises(UserError, match=r"recurrent state.*lower --max-num-seqs"):
+        plan_memory(*hybrid, EngineSettings())
+    plan_memory(*hybrid, EngineSettings(max_num_seqs=8))
+    with pytest.raises(UserError, match="own mxfp4"):
+        plan_memory(*setup("openai/gpt-oss-120b", "h100", "bf16"), EngineSettings())

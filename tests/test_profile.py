@@ -1,6 +1,7 @@
 """Which profile a device gets, how it is scaled, and when it says that it should not be believed."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -131,3 +132,33 @@ def test_a_profile_of_another_gpu_is_refused():
 def test_jetson_defaults_are_for_modules_only():
     assert family_defaults(load_device("orin")).id == "default-jetson"
     assert family_defaults(load_device("gh200")).id == "default-hopper"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("tpot = ", "tpot = -", "log_sd.tpot"),
+        ("ttft = ", "ttft = nan #", "log_sd.ttft"),
+        ("idle_w = ", "idle_w = -", "idle_w"),
+    ],
+)
+def test_profiles_without_sense_are_refused(tmp_path, old, new, complaint):
+    text = (profiles_directory() / "orin-agx-64gb.vllm.toml").read_text().replace(old, new, 1)
+    path = tmp_path / "p.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=complaint):
+        read_profile(path)
+
+
+def test_an_edited_copy_of_a_sheet_does_not_inherit_the_fitted_interval(tmp_path):
+    """Whoever doubles the bandwidth in a copy asks about a board that nobody has measured."""
+    import hwspecs
+
+    text = (Path(hwspecs.__file__).parent / "orin-agx-64gb.toml").read_text()
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    same = load_calibration(load_device(str(path)))
+    path.write_text(text.replace("2.048e11", "4.096e11"))
+    edited = load_calibration(load_device(str(path)))
+    assert same.transferred is None and same.spread("time") < edited.spread("time")
+    assert "other figures" in edited.extrapolations(Operation(**INSIDE))[0]

@@ -241,7 +241,7 @@ def test_parameters_are_converted_from_text():
         ({"width": float("inf")}, "found 'inf'"),
         ({"width": "wide"}, "found 'wide'"),
         ({"thinking_tok": "long"}, "strategy 'pdr', parameter 'thinking_tok': length 'long' is neither"),
-        ({"problem_tok": 0}, "parameter 'problem_tok'.* at least 1, got 0"),
+        ({"problem_tok": 0}, "parameter 'problem_tok'.* from 1 to .*, got 0"),
         ({"kappa-tok": 5, "kappa_tok": 6}, "'kappa_tok' is given twice"),
     ],
 )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from calibration.fit import usable
 from calibration.records import COLUMNS, read_records
 from calibration.vendored import DIRECTORY, fitted_run_ids
 from simulator.device import load_device
@@ -75,6 +76,36 @@ def test_status_of_a_run(tmp_path, change, status):
     (found,) = predict(tmp_path, change)
     assert found.status.startswith(status)
     assert bool(found.values) is not status.startswith("unsupported")
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("concurrency", "0"),
+        ("concurrency", "nan"),
+        ("input_tok", "inf"),
+        ("output_tok", "-1"),
+        ("tp", "0"),
+        ("gpu_memory_utilization", "1.5"),
+        ("tpot_s_mean", "1e-320"),
+        ("engine", "v" * 5000),
+    ],
+)
+def test_cells_without_sense_are_refused_with_line_and_column(tmp_path, column, value):
+    result = CliRunner().invoke(validate, [str(runs(tmp_path, {column: value}))])
+    assert result.exit_code == 2 and f"line 2, column {column}" in result.stderr
+
+
+def test_what_simulate_refuses_is_not_guessed(tmp_path):
+    long = {"model": "meta-llama/Llama-2-7b-hf", "input_tok": "100000"}
+    found = predict(tmp_path, {"model": "llada-8b"}, long, {"concurrency": "100000"})
+    assert [p.status.partition(":")[0] for p in found] == ["unsupported"] * 3
+
+
+def test_a_gpu_may_be_named_by_its_alias(tmp_path):
+    by_id, by_alias = predict(tmp_path, {}, {"gpu": "Orin"})
+    assert by_id.values == by_alias.values and by_id.device == by_alias.device == "orin-agx-64gb"
+    assert len(usable(read_records(runs(tmp_path, {"gpu": "orin"})), "orin-agx-64gb")) == 1
 
 
 def test_predictions_do_not_depend_on_the_order_of_rows(tmp_path):

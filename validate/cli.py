@@ -45,7 +45,7 @@ def validate(runs: str, profile: str | None, predictions: str | None, as_json: b
     if predictions:
         write_predictions(predictions, found)
     report = summary(found, predictor.profiles, fitted_run_ids(records, predictor.profiles.values()))
-    click.echo(json.dumps(report, indent=2) if as_json else text(report, runs))
+    click.echo(json.dumps(report, indent=2, allow_nan=False) if as_json else text(report, runs))
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ class Prediction:
     values: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     power_scope: str = ""  # what the profile's power covers
+    device: str = ""  # id, and the power mode if it is not the default
 
 
 def _spread(
@@ -68,7 +69,9 @@ class Predictor:
             value = values[metric]
             factor = math.exp(Z90 * _spread(metric, record, values, profile, outside))
             out[metric] = (value, value / factor, value * factor)
-        return Prediction(record, "extrapolated" if outside else "ok", out, outside, profile.power_scope)
+        return Prediction(
+            record, "extrapolated" if outside else "ok", out, outside, profile.power_scope, _device_name(setup)
+        )
 
     def predict_all(
         self, records: Sequence[RunRecord], progress: Callable[[int, int], None] | None = None
@@ -94,6 +97,11 @@ class Predictor:
         if (key, profile.id) not in self._physics:
             self._physics[key, profile.id] = step_model(setup, profile)
         return self._physics[key, profile.id]
+
+
+def _device_name(setup: Setup) -> str:
+    device = setup.device
+    return device.id if device.power_mode == device.default_power_mode else f"{device.id} {device.power_mode}"
 
 
 def extrapolations(setup: Setup, profile: Calibration) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def write_predictions(path: str | Path, predictions: list[Prediction]) -> None:
 def group_name(prediction: Prediction, metric: str) -> str:
     """GPU, model, load and what sets a group apart: rows with a warning never mix with clean ones."""
     record = prediction.record
-    parts = [record.gpu, record.model.split("/")[-1], record.load, record.campaign]
+    parts = [prediction.device or record.gpu, record.model.split("/")[-1], record.load, record.campaign]
     if record.weight_dtype not in (None, "bf16", "fp16"):
         parts.append(record.weight_dtype)
     if record.flagged("suspect:"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -41,6 +42,10 @@ class OneLineErrors(click.Command):
             sys.exit(_complain(name, _one_line(name, error)))
         except (click.Abort, KeyboardInterrupt):
             sys.exit(EXIT_INTERRUPTED)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:  # anything else that the system refuses is an error of ours
+                raise
+            sys.exit(_complain(name, "the output cannot be written: no space left on the device"))
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:

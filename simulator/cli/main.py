@@ -43,7 +43,10 @@ def _show_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 
 
 @click.group(
-    cls=Program, invoke_without_command=True, context_settings={"max_content_width": 110}, subcommand_metavar=""
+    cls=Program,
+    invoke_without_command=True,
+    context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]},
+    subcommand_metavar="",
 )
 @add_options
 @click.option(

@@ -35,13 +35,15 @@ def read_config(path: str | Path, name: str | None = None) -> Model:
     if path.is_dir():
         path = path / "config.json"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, expected a Hugging Face config.json") from None
     except (OSError, UnicodeDecodeError) as problem:
         raise UserError(f"{path}: cannot be read ({problem}), expected a Hugging Face config.json") from None
     except json.JSONDecodeError as problem:
         raise UserError(f"{path}: line {problem.lineno} is not JSON: {problem.msg}") from None
+    except (RecursionError, ValueError) as problem:  # nested too deeply, a number of thousands of digits
+        raise UserError(f"{path}: not JSON of a config.json: {problem}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: found {type(raw).__name__}, expected a JSON object of Hugging Face's config.json")
     resolved = path.resolve()

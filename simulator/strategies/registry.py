@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from simulator.errors import UserError, unknown_name
-from simulator.workload.lengths import Lengths, parse_lengths
+from simulator.workload.lengths import MAX_TOK, Lengths, parse_lengths
 
 TYPES = ("int", "Lengths")  # what a parameter may be annotated with
 
@@ -26,6 +26,9 @@ class Note:
     help: str
     origin: str
     published: bool
+
+
+MAX_CALLS = 4096  # most rounds, samples or drafts: beyond it a simulation takes minutes and no paper goes
 
 
 def published(help_text: str, origin: str) -> Note:
@@ -58,11 +61,15 @@ class Parameter:
                 raise UserError(f"{where}, parameter '{self.name}': {error}") from error
         try:
             whole = int(value)
-            valid = not isinstance(value, bool) and whole >= 1 and (isinstance(value, str) or whole == value)
+            most = MAX_TOK if self.name.endswith("_tok") else MAX_CALLS
+            valid = not isinstance(value, bool) and 1 <= whole <= most and (isinstance(value, str) or whole == value)
         except (TypeError, ValueError, OverflowError):
             valid = False
         if not valid:
-            raise UserError(f"{where}, parameter '{self.name}': found '{value}', expected a whole number >= 1")
+            raise UserError(
+                f"{where}, parameter '{self.name}': found '{value}', expected a whole number >= 1"
+                + ("" if self.name.endswith("_tok") else f", at most {MAX_CALLS:,}")
+            )
         return whole
 
 

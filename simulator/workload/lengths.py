@@ -14,6 +14,9 @@ from simulator.errors import UserError
 
 SYNTAX = "a whole number, uniform:LOW:HIGH, lognormal:MEAN:SIGMA, or file:PATH[:COLUMN]"
 
+MAX_TOK = 100_000_000  # longer than any context; keeps every sum of lengths far from the limits of int64
+MAX_SIGMA = 5.0
+
 
 class Lengths(ABC):
     """A distribution of token counts. `str(lengths)` is the text that `parse_lengths` reads back."""
@@ -89,14 +92,14 @@ class LogNormal(Lengths):
     sigma: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.mean_tok) and self.mean_tok >= 1.0):
-            raise UserError(f"lognormal length: the mean must be at least 1 token, got {self.mean_tok}")
-        if not (math.isfinite(self.sigma) and self.sigma >= 0.0):
-            raise UserError(f"lognormal length: sigma must be 0 or more, got {self.sigma}")
+        if not 1.0 <= self.mean_tok <= MAX_TOK:
+            raise UserError(f"lognormal length: the mean must be from 1 to {MAX_TOK:,} tokens, got {self.mean_tok}")
+        if not 0.0 <= self.sigma <= MAX_SIGMA:
+            raise UserError(f"lognormal length: sigma must be from 0 to {MAX_SIGMA:g}, got {self.sigma}")
 
     def sample(self, rng: np.random.Generator, n: int = 1) -> np.ndarray:
         drawn = rng.lognormal(math.log(self.mean_tok) - self.sigma**2 / 2.0, self.sigma, size=n)
-        return np.maximum(np.rint(drawn), 1.0).astype(np.int64)
+        return np.clip(np.rint(drawn), 1.0, MAX_TOK).astype(np.int64)
 
     def __str__(self) -> str:
         return f"lognormal:{self.mean_tok:g}:{self.sigma:g}"
@@ -191,7 +194,8 @@ def read_lengths(path: str) -> Empirical:
         path, _, column = path.rpartition(":")
     where = Path(path)
     if not where.is_file():
-        raise UserError(f"length file '{path}' does not exist; expected {SYNTAX}")
+        what = "is not a file" if where.exists() else "does not exist"
+        raise UserError(f"length file '{path}' {what}; expected {SYNTAX}")
     try:
         rows = [row for row in csv.reader(where.read_text(encoding="utf-8-sig").splitlines()) if any(row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -227,8 +231,8 @@ def _is_number(text: str) -> bool:
 
 def _count(value: object, what: str) -> int:
     """`value` as a whole number of tokens, at least 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise UserError(f"{what} must be a whole number of tokens, at least 1, got {value}")
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 1 <= value <= MAX_TOK:
+        raise UserError(f"{what} must be a whole number of tokens from 1 to {MAX_TOK:,}, got {value}")
     return int(value)
 
 
