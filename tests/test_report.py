@@ -102,7 +102,7 @@ def test_three_significant_digits_are_kept(value):
         (units.dollars(math.nan), "not stated"),
         (units.parameters(494e6), "494 M"),
         (units.span(10.0, 20.0, units.seconds), "10.0 - 20.0 s"),
-        (units.span(0.5, 20.0, units.seconds), "500 ms - 20.0 s"),
+        (units.span(0.5, 20.0, units.seconds), "0.500 - 20.0 s"),
     ],
 )
 def test_units(text, expected):

@@ -19,19 +19,21 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{value:,.{decimals}f}"
 
 
-def seconds(value: float) -> str:
-    """Time [s] as ms below one second, s below ten minutes, then min and h."""
+def seconds(value: float, like: float | None = None) -> str:
+    """Time [s] as ms below one second, s below ten minutes, then min, h; `like`: in the unit that fits that value."""
     if not math.isfinite(value):
         return "-"
+    size = abs(value if like is None else like)
     for limit, scale, unit in ((1.0, 1e3, "ms"), (600.0, 1.0, "s"), (7200.0, 1 / 60, "min")):
-        if abs(value) < limit:
+        if size < limit:
             return f"{significant(value * scale)} {unit}"
     return f"{significant(value / 3600)} h"
 
 
 def span(low: float, high: float, unit) -> str:
-    """'low - high' with the formatter `unit`, the unit written once when both ends share it."""
-    left, right = unit(low), unit(high)
+    """'low - high' with the formatter `unit`: both ends in the unit of the larger, written once."""
+    scales = unit in (seconds, joules)
+    left, right = unit(low, high) if scales and math.isfinite(high) else unit(low), unit(high)
     if " " in left and left.split()[-1] == right.split()[-1]:
         left = left.rsplit(" ", 1)[0]
     return f"{left} - {right}"
@@ -52,12 +54,13 @@ def tokens(value: float) -> str:
     return "-" if not math.isfinite(value) else f"{value:,.0f} tok"
 
 
-def joules(value: float) -> str:
-    """Energy [J] as J, kJ or MJ."""
+def joules(value: float, like: float | None = None) -> str:
+    """Energy [J] as J, kJ or MJ; `like`: in the unit that fits this value."""
     if not math.isfinite(value):
         return "-"
+    size = abs(value if like is None else like)
     for limit, scale, unit in ((1e3, 1.0, "J"), (1e6, 1e-3, "kJ")):
-        if abs(value) < limit:
+        if size < limit:
             return f"{significant(value * scale)} {unit}"
     return f"{significant(value * 1e-6)} MJ"
 
