@@ -49,7 +49,8 @@ def fit(runs: tuple[str, ...], gpu: str, out: str, engine: str, prior: str | Non
     from calibration.write import write_profile
     from simulator.cli.progress import ProgressBar
     from simulator.device import load_device
-    from simulator.profile import family_defaults, read_profile
+    from simulator.profile import read_profile
+    from simulator.profile_choice import family_defaults
 
     if Path(out).exists() and not overwrite:
         raise UserError(f"'{out}' exists; give another --out, or --overwrite to replace it")

@@ -15,11 +15,11 @@ import msgspec
 import numpy as np
 
 from calibration.records import RunRecord
-from calibration.replay import Setup, Unsupported, replay, resolve, step_model
+from calibration.replay import Setup, StepModels, Unsupported, replay, resolve
 from simulator.errors import UserError
 from simulator.memory import plan_memory
-from simulator.profile import PARAMETERS, Calibration, Parameters, at_device
-from simulator.step import StepModel
+from simulator.profile import PARAMETERS, Calibration, Parameters
+from simulator.profile_choice import at_device
 
 # Spread of the prior of each fitted time parameter, as a standard deviation of its logarithm. Ceilings were measured
 # (tight); prefill attention reaches 0.52-0.68 of peak on all six GPUs with operator tables; other efficiencies vary
@@ -116,26 +116,24 @@ def time_points(setups: Sequence[Setup]) -> list[Point]:
 
 
 def with_parameters(profile: Calibration, values: dict[str, float]) -> Calibration:
+    """The profile with other values for the parameters named."""
     parameters = msgspec.structs.asdict(profile.parameters) | values
     return msgspec.structs.replace(profile, parameters=Parameters(**parameters))
 
 
 class Replayer:
-    """Replays runs under one profile; physics is built once per configuration, each run is replayed once."""
+    """Replays runs under one profile, each once; the profile is brought to the power mode of each run."""
 
     def __init__(self, profile: Calibration) -> None:
         self.profile = profile
-        self._physics: dict[tuple, StepModel] = {}
+        self._models = StepModels()
         self._runs: dict[int, dict[str, float]] = {}
 
     def __call__(self, setup: Setup) -> dict[str, float]:
-        """Predicted metrics of a run; the profile is brought to the power mode that the run was measured in."""
+        """Predicted metrics of a run."""
         if id(setup) not in self._runs:
-            mode = (setup.device.id, setup.device.power_mode)
-            key = (*mode, setup.model, setup.precision, setup.sampler, setup.cuda_graphs)
-            if key not in self._physics:
-                self._physics[key] = step_model(setup, at_device(self.profile, setup.device))
-            self._runs[id(setup)] = replay(setup, self._physics[key])
+            physics = self._models.get(setup, lambda: at_device(self.profile, setup.device))
+            self._runs[id(setup)] = replay(setup, physics)
         return self._runs[id(setup)]
 
 

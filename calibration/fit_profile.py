@@ -27,7 +27,8 @@ from calibration.records import RunRecord, records_hash, row_hash
 from calibration.replay import Setup, is_gpu, operation, step_model
 from simulator.batch import Batch, PrefillChunk
 from simulator.device import load_device
-from simulator.profile import Calibration, FittedOn, at_device
+from simulator.profile import Calibration, FittedOn
+from simulator.profile_choice import at_device
 
 # No interval claims less than this: sensors, clocks and versions move results by a few per cent between boards.
 FLOOR_LOG_SD = 0.03

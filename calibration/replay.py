@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,7 +16,8 @@ from simulator.errors import UserError
 from simulator.memory import plan_memory
 from simulator.model import Model, load_model
 from simulator.precision import Precision, choose_precision
-from simulator.profile import Calibration, Operation, architecture_features, load_calibration
+from simulator.profile import Calibration, Operation, architecture_features
+from simulator.profile_choice import load_calibration
 from simulator.result import CallRecord
 from simulator.step import StepModel
 
@@ -114,15 +116,14 @@ def _sixteen_bit_or_own(record: RunRecord) -> str | None:
 
 def _settings(record: RunRecord) -> EngineSettings:
     """Engine settings of the run; what the source does not state takes vLLM's defaults."""
-    seqs = max(record.max_num_seqs or 256, 1)
     # Without chunked prefill a step takes whole prompts, up to max_model_len (vLLM 0.8 `LLM`, V0 engine).
     whole = record.max_model_len or 0
     tokens = record.max_num_batched_tokens or max(8192, whole)
     if record.chunked_prefill is False:
         tokens = max(tokens, whole, round(record.input_tok))
     return EngineSettings(
-        max_num_seqs=seqs,
-        max_num_batched_tokens=max(tokens, seqs),
+        max_num_seqs=record.max_num_seqs or min(256, tokens),
+        max_num_batched_tokens=tokens,
         max_model_len=record.max_model_len,
         gpu_memory_utilization=record.gpu_memory_utilization or 0.9,
         enable_prefix_caching=record.load == "parallel_sampling" or bool(record.prefix_caching),
@@ -134,6 +135,21 @@ def step_model(setup: Setup, calibration: Calibration) -> StepModel:
     return StepModel(
         setup.model, setup.device, setup.precision, calibration, sampler=setup.sampler, cuda_graphs=setup.cuda_graphs
     )
+
+
+class StepModels:
+    """Step models by configuration, each built once."""
+
+    def __init__(self) -> None:
+        self._built: dict[tuple, StepModel] = {}
+
+    def get(self, setup: Setup, calibration: Callable[[], Calibration]) -> StepModel:
+        """The physics of a run; `calibration` is only asked when this configuration is new."""
+        where = (setup.device.id, setup.device.power_mode, setup.record.engine)
+        key = (*where, setup.model, setup.precision, setup.sampler, setup.cuda_graphs)
+        if key not in self._built:
+            self._built[key] = step_model(setup, calibration())
+        return self._built[key]
 
 
 def replay(setup: Setup, physics: StepModel) -> dict[str, float]:

@@ -9,8 +9,6 @@ from collections.abc import Iterable
 class UserError(Exception):
     """A mistake in what the user gave us; the message is one sentence: what, where, what was expected."""
 
-    exit_code = 2
-
 
 def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserError:
     """A `UserError` for a name that is not known, with the nearest known names.

@@ -15,7 +15,8 @@ from simulator.memory import MemoryPlan, plan_memory, weights_byte
 from simulator.model import Model, default_ladder, load_model
 from simulator.precision import Precision, choose_precision
 from simulator.pricing import price_of
-from simulator.profile import Calibration, Operation, architecture_features, load_calibration
+from simulator.profile import Calibration, Operation, architecture_features
+from simulator.profile_choice import load_calibration
 from simulator.result import Flight, SimulationResult
 from simulator.step import StepModel
 from simulator.strategies import Strategy, get_strategy

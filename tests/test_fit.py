@@ -11,7 +11,8 @@ from calibration.replay import replay, resolve, step_model
 from calibration.write import profile_text, write_profile
 from simulator.device import load_device
 from simulator.errors import UserError
-from simulator.profile import at_device, family_defaults, load_calibration, read_profile
+from simulator.profile import read_profile
+from simulator.profile_choice import at_device, family_defaults, load_calibration
 
 SMALL, LARGE = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", "deepseek-ai/DeepSeek-R1-Distill-Llama-8B"
 TRUTH = {

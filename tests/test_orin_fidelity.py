@@ -6,7 +6,8 @@ import pytest
 from calibration.records import read_records
 from calibration.vendored import DIRECTORY
 from simulator.model import load_model
-from simulator.profile import profiles_directory, read_profile
+from simulator.profile import read_profile
+from simulator.profile_choice import profiles_directory
 from validate.predict import Predictor
 
 pytestmark = pytest.mark.slow

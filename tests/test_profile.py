@@ -7,17 +7,8 @@ import pytest
 
 from simulator.device import load_device
 from simulator.errors import UserError
-from simulator.profile import (
-    PARAMETERS,
-    Operation,
-    Parameters,
-    at_device,
-    calibrated_gpus,
-    family_defaults,
-    load_calibration,
-    profiles_directory,
-    read_profile,
-)
+from simulator.profile import PARAMETERS, Operation, Parameters, read_profile
+from simulator.profile_choice import at_device, family_defaults, load_calibration, profiles_directory
 
 INSIDE = {
     "parameters": 4e9,
@@ -60,7 +51,6 @@ def test_lookup_goes_from_own_to_sibling_to_family_to_anything(gpu, expected):
 def test_less_is_known_the_wider_the_interval():
     own, sibling, family = (load_calibration(load_device(g)) for g in ("orin", "orin-nx", "thor"))
     assert own.spread("time") < sibling.spread("time") < family.spread("time")
-    assert calibrated_gpus() == {"orin-agx-64gb": "orin-agx-64gb.vllm.toml"}
 
 
 def test_inside_the_fitted_range_nothing_is_said():

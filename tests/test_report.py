@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -309,3 +311,12 @@ def test_pictures_that_cannot_be_written(tmp_path, name, complaint):
     (tmp_path / "dir.png").mkdir()
     with pytest.raises(UserError, match=complaint):
         save_gantt(make_result(), tmp_path / name)
+
+
+def test_frame_has_a_row_per_call(monkeypatch):
+    """pandas is an optional extra: here only what is handed to it is looked at."""
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=list))
+    result = make_result()
+    rows = result.to_frame()
+    assert len(rows) == sum(len(flight.calls) for flight in result.flights)
+    assert {"seed", "call_id", "label", "ttft_s", "tpot_s", "output_tok"} <= set(rows[0])

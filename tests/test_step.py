@@ -12,7 +12,7 @@ from simulator.errors import UserError
 from simulator.memory import weights_byte
 from simulator.model import load_model
 from simulator.precision import choose_precision
-from simulator.profile import load_calibration
+from simulator.profile_choice import load_calibration
 from simulator.step import CAUSES, StepModel
 
 GPUS = ("orin", "orin-nano", "a100", "h100", "l4", "rtx-4090", "b200", "mi300x", "v100")

@@ -12,7 +12,7 @@ from calibration.fit import usable
 from calibration.records import COLUMNS, read_records
 from calibration.vendored import DIRECTORY, fitted_run_ids
 from simulator.device import load_device
-from simulator.profile import load_calibration
+from simulator.profile_choice import load_calibration
 from validate.cli import validate
 from validate.errors import error_line
 from validate.predict import Predictor

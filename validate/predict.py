@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from calibration.records import RunRecord
-from calibration.replay import Setup, Unsupported, calibration_for, operation, replay, resolve, step_model
+from calibration.replay import Setup, StepModels, Unsupported, calibration_for, operation, replay, resolve
 from simulator.profile import Z90, Calibration
-from simulator.step import StepModel
 
 # Which of a profile's spreads applies to a metric.
 _KIND = (("ttft", "ttft"), ("tpot", "tpot"), ("itl", "tpot"), ("power", "power"), ("energy", "energy"))
@@ -53,14 +52,14 @@ class Predictor:
         self.profile_path = profile_path
         self.profiles: dict[str, Calibration] = {}  # those used, by id
         self._by_device: dict[tuple, Calibration] = {}
-        self._physics: dict[tuple, StepModel] = {}
+        self._models = StepModels()
 
     def predict(self, record: RunRecord) -> Prediction:
         """Prediction of one run; never raises for a run that cannot be simulated."""
         try:
             setup = resolve(record)
             profile = self._profile(setup)
-            values = replay(setup, self._step_model(setup, profile))
+            values = replay(setup, self._models.get(setup, lambda: profile))
         except Unsupported as reason:
             return Prediction(record, f"unsupported: {reason}")
         outside = extrapolations(setup, profile)
@@ -90,13 +89,6 @@ class Predictor:
             profile = self._by_device[key] = calibration_for(setup, self.profile_path)
             self.profiles[profile.id] = profile
         return self._by_device[key]
-
-    def _step_model(self, setup: Setup, profile: Calibration) -> StepModel:
-        device = setup.device
-        key = (device.id, device.power_mode, setup.model, setup.precision, setup.sampler, setup.cuda_graphs)
-        if (key, profile.id) not in self._physics:
-            self._physics[key, profile.id] = step_model(setup, profile)
-        return self._physics[key, profile.id]
 
 
 def _device_name(setup: Setup) -> str:

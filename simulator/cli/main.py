@@ -160,7 +160,7 @@ def _listing(what: str) -> Listing:
 
     if what == "gpus":
         from simulator.device import list_devices
-        from simulator.profile import load_calibration
+        from simulator.profile_choice import load_calibration
 
         return listing.list_gpus([(device, load_calibration(device)) for device in list_devices()])
     if what == "models":

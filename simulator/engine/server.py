@@ -79,11 +79,6 @@ class Server:
             self._arrival.succeed()
         return sequence
 
-    @property
-    def unfinished(self) -> int:
-        """Calls submitted and not finished."""
-        return self._calls - len(self.records)
-
     def power_trace(self) -> tuple[np.ndarray, np.ndarray]:
         """(edges in seconds, shape (k + 1,); mean watts between them, shape (k,))."""
         return np.array(self._edges_s), np.array(self._power_w)

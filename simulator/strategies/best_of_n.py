@@ -6,11 +6,9 @@ from simulator.strategies.common import (
     ANSWER,
     BUDGET,
     THINKING,
-    answer_note,
     attempt,
-    budget_note,
     instruction_note,
-    thinking_note,
+    solving_notes,
 )
 from simulator.strategies.registry import assumed, strategy
 from simulator.workload.lengths import Lengths
@@ -24,9 +22,7 @@ from simulator.workload.lengths import Lengths
             "samples drawn from the one prompt",
             "as many as self_consistency takes; arXiv:2506.20544 draws 5, arXiv:2110.14168 draws 100",
         ),
-        "thinking_tok": thinking_note,
-        "answer_tok": answer_note,
-        "budget_tok": budget_note,
+        **solving_notes,
         "judge_tok": assumed("tokens that the judge writes per sample", "a score of one or two digits in a phrase"),
         "instruction_tok": instruction_note,
     },

@@ -19,6 +19,7 @@ budget_note = assumed(
     "token budget b of one solving call: thoughts and answer are cut here",
     "twice the mean of the thoughts, so that about one call in twelve is cut",
 )
+solving_notes = {"thinking_tok": thinking_note, "answer_tok": answer_note, "budget_tok": budget_note}
 instruction_note = assumed(
     "tokens of the instruction that tells a call how to read its prompt", "a short paragraph; templates are unpublished"
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simulator.strategies.common import ANSWER, BUDGET, THINKING, answer_note, attempt, budget_note, thinking_note
+from simulator.strategies.common import ANSWER, BUDGET, THINKING, attempt, solving_notes
 from simulator.strategies.registry import published, strategy
 from simulator.workload.lengths import Lengths
 
@@ -14,9 +14,7 @@ from simulator.workload.lengths import Lengths
         "samples": published(
             "samples drawn from the one prompt", "the majority-of-8 baseline of arXiv:2512.00466, Qwen3-32B on AIME25"
         ),
-        "thinking_tok": thinking_note,
-        "answer_tok": answer_note,
-        "budget_tok": budget_note,
+        **solving_notes,
     },
     assumptions=(
         "the majority vote takes no time on the GPU",

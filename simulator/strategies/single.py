@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simulator.strategies.common import ANSWER, BUDGET, THINKING, answer_note, attempt, budget_note, thinking_note
+from simulator.strategies.common import ANSWER, BUDGET, THINKING, attempt, solving_notes
 from simulator.strategies.registry import strategy
 from simulator.workload.lengths import Lengths
 
@@ -10,7 +10,7 @@ from simulator.workload.lengths import Lengths
 @strategy(
     title="single chain of thought",
     source="arXiv:2201.11903",
-    parameters={"thinking_tok": thinking_note, "answer_tok": answer_note, "budget_tok": budget_note},
+    parameters={**solving_notes},
     aliases=("cot", "chain_of_thought"),
 )
 def single(run, thinking_tok: Lengths = THINKING, answer_tok: Lengths = ANSWER, budget_tok: int = BUDGET):

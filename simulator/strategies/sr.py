@@ -6,11 +6,9 @@ from simulator.strategies.common import (
     ANSWER,
     BUDGET,
     THINKING,
-    answer_note,
     attempt,
-    budget_note,
     instruction_note,
-    thinking_note,
+    solving_notes,
 )
 from simulator.strategies.registry import assumed, strategy
 from simulator.workload.lengths import Lengths
@@ -21,9 +19,7 @@ from simulator.workload.lengths import Lengths
     source="arXiv:2510.01123",
     parameters={
         "rounds": assumed("drafts written one after the other", "R of the reported points is unknown"),
-        "thinking_tok": thinking_note,
-        "answer_tok": answer_note,
-        "budget_tok": budget_note,
+        **solving_notes,
         "workspace_tok": assumed("tokens that a distilling call writes", "unpublished; a page of notes"),
         "kappa_tok": assumed("limit kappa of the workspace, where it is cut", "kappa is unknown; twice the workspace"),
         "instruction_tok": instruction_note,
