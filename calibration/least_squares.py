@@ -12,6 +12,7 @@ from simulator.kernels.spec import ParameterSpec
 # A parameter whose posterior spread exceeds this share of its prior spread was not identified by the data.
 IDENTIFIED_BELOW = 0.8
 _TINY = 1e-15  # where a bound is 0: the logarithm needs a floor
+_STEP = 1e-4  # of the logarithms, for differences: far above rounding, far below every prior's spread
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ def fit_parameters(
     errors: Callable[[dict[str, float]], np.ndarray],
     progress: Callable[[int, None], None] | None = None,
     max_evaluations: int = 60,
+    begin: Mapping[str, float] | None = None,
 ) -> Solution:
-    """Maximum a posteriori of the parameters in `start` (their prior medians).
+    """Maximum a posteriori of the parameters in `start` (their prior medians); the search begins at `begin` or there.
 
     `errors(values)` returns log(predicted / measured) of every point divided by the point's standard deviation. Bounds
     and prior spreads come from `specs`; every name in `start` must have one with log_sd > 0.
@@ -60,9 +62,18 @@ def fit_parameters(
         found = errors(dict(zip(names, np.exp(x).tolist())))
         return np.concatenate((robust(found), (x - prior) / spread))
 
+    first = prior if begin is None else np.log([max(begin[name], _TINY) for name in names])
+    def jacobian(x: np.ndarray) -> np.ndarray:
+        here = residuals(x)
+        columns = []
+        for i in range(len(x)):
+            step = _STEP if x[i] + _STEP < upper[i] else -_STEP
+            columns.append((residuals(x + step * (np.arange(len(x)) == i)) - here) / step)
+        return np.stack(columns, axis=1)
+
     solution = least_squares(
-        residuals, np.clip(prior, lower + 1e-9, upper - 1e-9), bounds=(lower, upper), x_scale=spread,
-        xtol=1e-6, ftol=1e-6, diff_step=1e-4, max_nfev=max_evaluations,
+        residuals, np.clip(first, lower + 1e-9, upper - 1e-9), jacobian, bounds=(lower, upper), x_scale=spread,
+        xtol=1e-6, ftol=1e-6, max_nfev=max_evaluations,
     )  # fmt: skip
     covariance = np.linalg.inv(solution.jac.T @ solution.jac)
     posterior = np.sqrt(np.diag(covariance))
