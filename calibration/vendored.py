@@ -8,7 +8,7 @@ from pathlib import Path
 from calibration.records import RunRecord, row_hash
 from simulator.profile import Calibration
 
-DIRECTORY = Path(__file__).parent / "data"
+DIRECTORY = Path(__file__).parent / "data" / "runs"
 
 
 def fitted_run_ids(records: Iterable[RunRecord], profiles: Iterable[Calibration]) -> set[str]:

@@ -53,6 +53,7 @@ class Power(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     limit_w: Positive
     idle_w: Positive
+    board_limit_w: Positive | None = None  # what the board may draw without a cap; None: limit_w. Not for sheets.
 
 
 class Interconnect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,19 +110,35 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def find_mode(self, name: str) -> PowerMode:
         """The power mode called `name` (any case). UserError when the device has no such mode, or none at all."""
         if not self.power_modes:
-            raise UserError(f"GPU '{self.id}' has no power modes, so power mode '{name}' cannot be set")
+            raise UserError(
+                f"GPU '{self.id}' has no power modes, so power mode '{name}' cannot be set; expected a cap like 300W"
+            )
         for mode in self.power_modes:
             if _key(name) in map(_key, (mode.name, *mode.aliases)):
                 return mode
         known = ", ".join(mode.name for mode in self.power_modes)
         raise UserError(f"unknown power mode '{name}' of GPU '{self.id}'; it has: {known}")
 
+    def capped(self, limit_w: float) -> Device:
+        """This device under a power cap of `limit_w`. UserError when that is not between idle and the board's limit."""
+        board_limit_w = self.power.board_limit_w or self.power.limit_w
+        if not self.power.idle_w < limit_w <= board_limit_w:
+            raise UserError(
+                f"power cap {limit_w:g} W of GPU '{self.id}': expected above {self.power.idle_w:g} W (idle) and at "
+                f"most {board_limit_w:g} W (its limit)"
+            )
+        power = msgspec.structs.replace(self.power, limit_w=limit_w, board_limit_w=board_limit_w)
+        return msgspec.structs.replace(self, power=power)
+
     def at_mode(self, name: str) -> Device:
-        """This device in power mode `name`.
+        """This device in power mode `name`; a board without modes takes a power cap in watts instead ("300W").
 
         Peaks scale with SMs x clock, bandwidth with the memory clock, both relative to the mode in force;
         the mode's budget becomes the power limit. Idle power stays: it is not known per mode.
         """
+        cap = re.fullmatch(r"(\d+(?:\.\d+)?)\s*[wW]", name.strip())
+        if not self.power_modes and cap:
+            return self.capped(float(cap.group(1)))
         mode = self.find_mode(name)
         now = self.find_mode(self.power_mode or self.default_power_mode or "")
         compute_ratio = mode.sm_count * mode.gpu_clock_hz / (now.sm_count * now.gpu_clock_hz)
@@ -133,7 +150,11 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             power_mode=mode.name,
             compute=replace(self.compute, sm_count=mode.sm_count, clock_hz=mode.gpu_clock_hz, peak_flop_per_s=peaks),
             memory=replace(self.memory, bandwidth_byte_per_s=self.memory.bandwidth_byte_per_s * memory_ratio),
-            power=replace(self.power, limit_w=mode.power_budget_w or self.power.limit_w),
+            power=replace(
+                self.power,
+                limit_w=mode.power_budget_w or self.power.limit_w,
+                board_limit_w=self.power.board_limit_w or self.power.limit_w,
+            ),
         )
 
 
@@ -256,6 +277,8 @@ def _checked(device: Device, where: str) -> Device:
             f"{where}, field power.idle_w: found {device.power.idle_w:g} W, expected less than "
             f"power.limit_w = {device.power.limit_w:g} W"
         )
+    if device.power.board_limit_w is not None:
+        raise UserError(f"{where}, field power.board_limit_w: not allowed in a sheet, expected power.limit_w")
     if device.power_mode is not None:
         raise UserError(f"{where}, field power_mode: not allowed in a sheet, expected default_power_mode")
     if not device.power_modes:

@@ -38,6 +38,14 @@ class KeyRule:
         pairs = growing * (first + window) / 2.0 + (new - growing) * float(window)
         return pairs, float(min(last, new + window - 1))
 
+    def decode_keys_now(self, context_tok: np.ndarray) -> float:
+        """Keys read by the next decode step in one layer, summed over sequences: `decode_keys` of one step."""
+        if self.window_tok is None:
+            return float(context_tok.sum()) + len(context_tok)
+        if self.chunked:
+            return float((context_tok % self.window_tok).sum()) + len(context_tok)
+        return float(np.minimum(context_tok, self.window_tok - 1).sum()) + len(context_tok)
+
     def decode_keys(self, context_tok: np.ndarray, steps: int) -> np.ndarray:
         """Keys read by one decode step in one layer, summed over sequences; float array of shape (steps,).
 

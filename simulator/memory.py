@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from simulator.device import Device
 from simulator.errors import UserError
 from simulator.model import Model
-from simulator.model.layers import MoeFfn
-from simulator.operators import STATE_BYTE, is_quantised
+from simulator.model.layers import Attention, MoeFfn
+from simulator.operators import STATE_BYTE
+from simulator.parallel import SINGLE, Parallelism, split_heads, split_projection
 from simulator.precision import WEIGHT_BYTE, Precision
 
 if TYPE_CHECKING:
@@ -41,30 +42,49 @@ class MemoryPlan:
         return self.kv_blocks * self.block_size
 
 
-def weights_byte(model: Model, precision: Precision) -> float:
-    """Bytes of all weights in memory: quantised layers in their format, the rest in the base type."""
-    quantised = sum(group.count * _quantised_parameters(group, model.hidden_size, precision) for group in model.layers)
-    return quantised * precision.weight_byte + (model.parameters() - quantised) * precision.base_byte
+def weights_byte(model: Model, precision: Precision, parallel: Parallelism = SINGLE) -> float:
+    """Bytes of the weights that one device holds: quantised layers in their format, the rest in the base type.
+
+    With pipeline stages: of an average stage.
+    """
+    layers = sum(group.count * _layer_byte(group, model.hidden_size, precision, parallel) for group in model.layers)
+    outside = (model.embedding_parameters() + model.lm_head_parameters()) / parallel.tp + model.final_norm_parameters
+    return (layers + outside * precision.base_weight_byte) / parallel.pp
 
 
-def _quantised_parameters(group, hidden_size: int, precision: Precision) -> int:
-    """Weights of one layer that the precision's weight format applies to."""
-    count = 0
+def _layer_byte(group, hidden_size: int, precision: Precision, parallel: Parallelism) -> float:
+    """Bytes of one layer on one device."""
+    byte = group.norm_parameters * precision.base_weight_byte
+    for part in (group.mixer, group.ffn):
+        byte += part.other_parameters(hidden_size) * precision.base_weight_byte / parallel.tp if part else 0.0
+    for p in group.projections(hidden_size):
+        inner, outer = split_projection(p.name, p.in_features, p.out_features, group.mixer, parallel.tp)
+        each = precision.weight_byte if precision.quantises(p.name) else precision.base_weight_byte
+        byte += p.count * outer * (inner * each + p.bias * precision.base_weight_byte)
     if isinstance(group.ffn, MoeFfn):
-        count += group.ffn.experts * sum(
-            p.in_features * p.out_features * p.count for p in group.ffn.expert_projections(hidden_size)
+        expert = sum(
+            p.count * p.out_features * (p.in_features * precision.weight_byte + p.bias * precision.base_weight_byte)
+            for p in group.ffn.expert_projections(hidden_size)
         )
-    always = (p for p in group.projections(hidden_size) if is_quantised(p, precision))
-    return count + sum(p.in_features * p.out_features * p.count for p in always)
+        byte += group.ffn.experts * expert / (parallel.ep * parallel.expert_tp)
+    return byte
 
 
-def kv_byte_per_tok(model: Model, precision: Precision) -> float:
-    """KV cache bytes of one token over all attention layers; windowed ones counted as if they kept every token."""
-    return model.kv_elements_per_token * precision.kv_byte
+def kv_byte_per_tok(model: Model, precision: Precision, parallel: Parallelism = SINGLE) -> float:
+    """KV cache bytes of one token on one device, all attention layers; windowed ones as if they kept every token."""
+    elements = 0.0
+    for group in model.layers:
+        if isinstance(group.mixer, Attention):
+            elements += group.count * 2 * split_heads(group.mixer, parallel.tp)[1] * group.mixer.head_dim
+        elif group.mixer is not None:
+            elements += group.count * group.mixer.kv_elements_per_token
+    return elements * precision.kv_byte / parallel.pp
 
 
-def activation_byte(model: Model, precision: Precision, max_num_batched_tokens: int, max_num_seqs: int) -> float:
-    """Peak of intermediate tensors in one step: hidden states, the widest layer's buffers, fp32 logits.
+def activation_byte(
+    model: Model, precision: Precision, max_num_batched_tokens: int, max_num_seqs: int, tp: int = 1
+) -> float:
+    """Peak of intermediate tensors in one step on one device: hidden states, the widest layer's buffers, fp32 logits.
 
     vLLM profiles this with a forward pass of max_num_batched_tokens; the estimate counts the tensors alive at the
     widest point: residual, hidden and the fused gate+up output with its activation.
@@ -84,64 +104,77 @@ def activation_byte(model: Model, precision: Precision, max_num_batched_tokens: 
             for p in g.ffn.expert_projections(model.hidden_size)
         ]
     )
-    per_token = (3.0 * model.hidden_size + 1.5 * widest) * precision.base_byte
+    per_token = (3.0 * model.hidden_size + 1.5 * widest / tp) * precision.base_byte
     logits = 2.0 * 4.0 * min(max_num_seqs, max_num_batched_tokens) * model.vocab_size
     return per_token * max_num_batched_tokens + logits
 
 
-def plan_memory(model: Model, device: Device, precision: Precision, settings: EngineSettings) -> MemoryPlan:
-    """Divide the memory as vLLM does: what weights, activations and the engine leave becomes KV blocks.
+def plan_memory(
+    model: Model,
+    device: Device,
+    precision: Precision,
+    settings: EngineSettings,
+    parallel: Parallelism = SINGLE,
+) -> MemoryPlan:
+    """Divide each device's memory as vLLM does: what weights, activations and the engine leave becomes KV blocks.
+
+    All sizes are per device; `kv_blocks` are blocks of the replica, of which each device keeps its share.
 
     Raises UserError when not even 16 blocks fit: with the missing bytes and what would fit instead. Whether they hold
     max_model_len is the caller's to check.
     """
     capacity = float(device.memory.capacity_byte)
     usable = capacity * settings.gpu_memory_utilization
-    weights = weights_byte(model, precision)
+    weights = weights_byte(model, precision, parallel)
     budget_tok = settings.max_num_batched_tokens
-    activations = activation_byte(model, precision, budget_tok, settings.max_num_seqs)
-    per_tok = kv_byte_per_tok(model, precision)
-    state = STATE_BYTE * model.state_elements
+    activations = activation_byte(model, precision, budget_tok, settings.max_num_seqs, parallel.tp)
+    per_tok = kv_byte_per_tok(model, precision, parallel)
+    state = STATE_BYTE * model.state_elements / (parallel.tp * parallel.pp)
     left = usable - weights - activations - ENGINE_OVERHEAD_BYTE - state * settings.max_num_seqs
     block_byte = per_tok * settings.block_size
     blocks = int(left // block_byte) if block_byte > 0 and left > 0 else 0
     if block_byte == 0 and left > 0:  # no attention layer: contexts cost nothing
         blocks = 10**9
     if blocks < 16:
-        raise UserError(_does_not_fit(model, device, precision, settings, usable, usable - left + 16 * block_byte))
+        raise UserError(
+            _does_not_fit(model, device, precision, settings, parallel, usable, usable - left + 16 * block_byte)
+        )
     return MemoryPlan(
         capacity, usable, weights, activations, ENGINE_OVERHEAD_BYTE, per_tok, state, settings.block_size, blocks
     )
 
 
-def _does_not_fit(model: Model, device: Device, precision: Precision, settings, usable: float, needed: float) -> str:
+def _does_not_fit(
+    model: Model, device: Device, precision: Precision, settings, parallel: Parallelism, usable: float, needed: float
+) -> str:
     """One sentence: what is needed, what there is, and what would fit."""
-    weights = weights_byte(model, precision)
+    weights = weights_byte(model, precision, parallel)
+    split = f" on each of {parallel.world_size} devices" if parallel.world_size > 1 else ""
     state = "recurrent state, " if model.state_elements else ""
     return (
-        f"{model.name} in {precision.weights} does not fit {device.name}: weights, activations, {state}engine and "
-        f"smallest KV cache need {needed / GIB:.1f} GiB ({weights / GIB:.1f} GiB of it weights), but "
+        f"{model.name} in {precision.weights} does not fit {device.name}{split}: weights, activations, {state}engine "
+        f"and smallest KV cache need {needed / GIB:.1f} GiB ({weights / GIB:.1f} GiB of it weights), but "
         f"gpu_memory_utilization {settings.gpu_memory_utilization:g} of {device.memory.capacity_byte / GIB:.1f} GiB "
         f"leaves {usable / GIB:.1f} GiB, {(needed - usable) / GIB:.1f} GiB are missing; "
-        f"{_remedy(model, precision, usable, needed)}"
+        f"{_remedy(model, precision, parallel, usable, needed)}"
     )
 
 
-def _remedy(model: Model, precision: Precision, usable: float, needed: float) -> str:
+def _remedy(model: Model, precision: Precision, parallel: Parallelism, usable: float, needed: float) -> str:
     """What would make it fit: other settings, another weight format, or nothing."""
-    weights = weights_byte(model, precision)
+    weights = weights_byte(model, precision, parallel)
     if needed - weights > usable:
         return "lower --max-num-seqs, --max-num-batched-tokens or --block-size, or raise --gpu-memory-utilization"
     own = model.quantisation
     if own in WEIGHT_BYTE and own != precision.weights:
         published = Precision(own, precision.base, precision.kv_cache, precision.base, model.quantised_experts_only)
-        if needed - weights + weights_byte(model, published) <= usable:
+        if needed - weights + weights_byte(model, published, parallel) <= usable:
             return f"the checkpoint's own {own} (leave --weights out) would fit"
     fitting = [
         name
         for name in ("fp8", "int8", "int4")
         if WEIGHT_BYTE[name] < precision.weight_byte
-        and needed - weights + weights_byte(model, _with_weights(precision, name)) <= usable
+        and needed - weights + weights_byte(model, _with_weights(precision, name), parallel) <= usable
     ]
     return (
         f"--weights {' or '.join(fitting)} would fit" if fitting else "no weight format of this model fits this device"

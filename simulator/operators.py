@@ -1,109 +1,77 @@
-"""What one forward pass DOES: operators with FLOPs, bytes and kernels, derived from the architecture.
+"""What one forward pass DOES on one device: operators with shapes, bytes, FLOPs and messages, from the architecture.
 
-Nothing here knows a device's speed. A `ForwardPlan` is computed once per (model, precision); a step then only
-scales it with the number of tokens and reads the KV cache.
+Nothing here knows a device's speed. A `ForwardPlan` is computed once per (model, precision, parallelism); a step then
+only scales it with its tokens and keys.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import singledispatch
 
-import numpy as np
-
-from simulator.batch import PrefillChunk
+from simulator.keys import key_rules, mixer_rule
 from simulator.model import Model
-from simulator.model.layers import (
-    Attention,
-    DenseFfn,
-    LatentAttention,
-    Mamba2,
-    MoeFfn,
-    Projection,
-    ShortConvolution,
-)
-from simulator.precision import Precision
+from simulator.model.layers import Attention, DenseFfn, LatentAttention, LayerGroup, Mamba2, MoeFfn, ShortConvolution
+from simulator.parallel import SINGLE, Parallelism, split_heads, split_projection
+from simulator.precision import SIXTEEN_BIT, Precision
 
 
 @dataclass(frozen=True)
 class Gemm:
-    """`count` matrix products per pass, each rows x in_features times out_features x in_features.
+    """`count` matrix products per pass on one device, each rows x in_features times out_features x in_features.
 
-    rows: "tokens" = every new token, "sampled" = only positions that get logits, "experts" = tokens routed to
-    each of the touched experts (grouped GEMM).
+    rows: "tokens" = every new token, "sampled" = only positions that get logits.
     """
 
     in_features: int
     out_features: int
-    count: int
     weight_byte: float  # per weight
-    quantised: bool  # runs in the precision's activation type; otherwise in its base type
+    activation: str  # arithmetic type
+    count: int = 1
     rows: str = "tokens"
-    experts: int = 0
-    experts_per_token: int = 0
+
+
+@dataclass(frozen=True)
+class ExpertWork:
+    """`count` fused mixtures of experts per pass; sizes of the whole layer, split by the kernel model."""
+
+    count: int
+    hidden: int
+    intermediate: int
+    experts: int
+    experts_per_token: int
+    gated: bool
+    weight_byte: float
+    activation: str
+    kernel: str  # parameter group of its kernels
 
 
 @dataclass(frozen=True)
 class AttentionWork:
-    """Attention of `count` layers that share heads and window.
+    """Attention of `count` layers that share heads and key rule, on one device.
 
-    `kv_elements_per_tok` are stored per layer and token; `*_flop_per_pair` per layer, per (query, key) pair.
+    `kv_elements_per_tok` are stored per layer and token; `*_flop_per_pair` per layer and (query, key) pair.
+    `rule` is an index into the model's `key_rules`.
     """
 
     count: int
+    rule: int
+    q_heads: int
+    kv_heads: int
+    head_dim: int  # of prefill
+    decode_head_dim: int  # in absorbed latent attention the width of the latent
     kv_elements_per_tok: int
     query_elements_per_tok: int  # queries read and outputs written when decoding, per layer and token
     prefill_query_elements_per_tok: int  # the same in prefill
     prefill_flop_per_pair: float
     decode_flop_per_pair: float
-    window_tok: int | None
-    causal: bool
     expand_flop_per_cached_tok: float = 0.0  # prefill behind a compressed cache: keys and values made again
-    chunked: bool = False  # the window is the token's own chunk of window_tok positions, not the latest ones
-
-    def keys_read(self, chunk: PrefillChunk) -> tuple[float, float]:
-        """((query, key) pairs, KV tokens read) of one prefill chunk in one layer."""
-        new, cached = chunk.new_tok, chunk.cached_tok
-        if not self.causal:
-            return float(new) * (cached + new), float(cached + new)
-        first, last = cached + 1, cached + new  # keys seen by the first and the last query
-        window = self.window_tok
-        if window is not None and self.chunked:
-            pairs = _chunk_pairs(last, window) - _chunk_pairs(cached, window)
-            return pairs, float(last - cached // window * window)
-        if window is None or last <= window:
-            return new * (first + last) / 2.0, float(last)
-        growing = max(0, window - cached)  # queries that still see everything
-        pairs = growing * (first + window) / 2.0 + (new - growing) * float(window)
-        return pairs, float(min(last, new + window - 1))
-
-    def decode_keys(self, context_tok: np.ndarray, steps: int) -> np.ndarray:
-        """Keys read by one decode step in one layer, summed over sequences; float array of shape (steps,).
-
-        Step j sees min(context + j + 1, window) keys per sequence. Closed form per step: sequences below the
-        window grow by one each, the others stay.
-        """
-        n, j = len(context_tok), np.arange(steps)
-        first = np.asarray(context_tok, dtype=np.int64) + 1
-        if self.window_tok is None or int(first.max(initial=0)) + steps <= self.window_tok:
-            return float(first.sum()) + n * j.astype(float)
-        if self.chunked:
-            return ((first[:, None] - 1 + j) % self.window_tok + 1).sum(axis=0).astype(float)
-        first = np.sort(first)
-        prefix = np.concatenate(([0], np.cumsum(first)))
-        below = np.searchsorted(first, self.window_tok - j, side="left")
-        return (prefix[below] + below * j + (n - below) * self.window_tok).astype(float)
-
-
-def _chunk_pairs(tokens: int, chunk: int) -> float:
-    """(query, key) pairs of the first `tokens` positions when each sees its own chunk up to itself."""
-    whole, rest = divmod(tokens, chunk)
-    return whole * chunk * (chunk + 1) / 2.0 + rest * (rest + 1) / 2.0
 
 
 @dataclass(frozen=True)
 class StateWork:
-    """Recurrent mixers (Mamba2, short convolution) of `count` layers: state traffic and FLOPs."""
+    """Recurrent mixers (Mamba2, short convolution) of `count` layers on one device: state traffic and FLOPs."""
 
     count: int
     state_byte_per_sequence: float  # held per layer and sequence, read and written once per step
@@ -111,150 +79,207 @@ class StateWork:
 
 
 @dataclass(frozen=True)
+class Message:
+    """`count` collective operations per pass. kind: "all_reduce", "all_gather" or "reduce_scatter"."""
+
+    kind: str
+    count: int
+    byte_per_tok: float  # message size per device and token of the step (of one replica)
+    world_size: int
+
+
+@dataclass(frozen=True)
 class ForwardPlan:
-    """One forward pass of one model in one precision."""
+    """One forward pass of one model in one precision on one device of its group (all pipeline stages together)."""
 
     gemms: tuple[Gemm, ...]
+    experts: tuple[ExpertWork, ...]
     attention: tuple[AttentionWork, ...]
     states: tuple[StateWork, ...]
+    messages: tuple[Message, ...]
     elementwise_byte_per_tok: float  # norms, residuals, rotary, activation functions, embedding row; all layers
-    kernels: int  # kernels launched per pass
+    small_kernels: int  # kernels per pass that no other operator counts: norms, rotary, activations, bookkeeping
+    launches: int  # all kernels per pass, as the host launches them one by one
     vocab_size: int
+    logits_byte_per_sampled: float  # gathered from the devices that share the vocabulary
 
 
 STATE_BYTE = 4.0  # recurrent state is kept in fp32
 
-# Kernels per layer of a fused engine (vLLM): counted in its model code, one per fused operation.
-# Attention: norm, qkv, rotary, cache write, attention, output projection.
-_ATTENTION_KERNELS = 6
-_LATENT_KERNELS = 10  # down and up projections of q and kv, their norms, absorbed products
-_MAMBA_KERNELS = 7  # norm, in-projection, convolution, scan, gate norm, out-projection, state write
-_CONVOLUTION_KERNELS = 5
-_DENSE_KERNELS = 4  # norm, gate+up, activation, down
-_MOE_KERNELS = 9  # norm, router, top-k, permute, two grouped products, activation, combine, scale
-_SHARED_EXPERT_KERNELS = 3
-_PASS_KERNELS = 4  # embedding, final norm, gather of sampled rows, output head
+# Kernels per layer of a fused engine (vLLM) besides its matrix products, attention and fused experts: counted in its
+# model code, one per fused operation. Attention: norm with residual, rotary (and norms of q and k); the cache write
+# belongs to attention. Latent attention: norms of both latents, rotary, concatenation, two absorbed products.
+_SMALL = {Attention: 2, LatentAttention: 6, Mamba2: 5, ShortConvolution: 3}
+_QK_NORM_KERNELS = 1
+_DENSE_SMALL = 2  # norm with residual, activation
+_MOE_SMALL = 2  # norm with residual, sum with the shared expert or scaling
+_SHARED_SMALL = 1  # activation of the shared expert
+_PASS_SMALL = 3  # embedding, final norm, gather of sampled rows
+# Launches that count as one operator above: attention (cache write, kernel, reduction of split keys); fused experts
+# (top-k, sort, permute, two products, activation, combine).
+_ATTENTION_LAUNCHES = 2
+_EXPERT_LAUNCHES = 7
 
 
-def plan_forward(model: Model, precision: Precision) -> ForwardPlan:
-    """Derive the operators of one forward pass."""
-    gemms: list[Gemm] = []
-    attention: list[AttentionWork] = []
-    states: list[StateWork] = []
-    element = precision.base_byte
-    byte_per_tok = model.hidden_size * element * 2.0  # embedding row read, hidden state written
-    kernels = _PASS_KERNELS
+def plan_forward(model: Model, precision: Precision, parallel: Parallelism = SINGLE) -> ForwardPlan:
+    """Derive the operators of one forward pass on one device."""
+    rules = key_rules(model)
+    gemms: Counter[Gemm] = Counter()
+    experts, attention, states = [], [], []
+    small, elementwise = _PASS_SMALL, model.hidden_size * precision.base_byte * 2.0  # embedding row read and written
     for group in model.layers:
+        for gemm, count in _layer_gemms(group, model.hidden_size, precision, parallel).items():
+            gemms[gemm] += count * group.count
+        small += group.count * _small_kernels(group)
+        elementwise += group.count * precision.base_byte * _elementwise_elements(group, model.hidden_size, parallel.tp)
         if group.mixer is not None:
-            _add_gemms(gemms, group.mixer.projections(model.hidden_size), group.count, precision)
-            kernels += group.count * _mixer_kernels(group.mixer)
-            byte_per_tok += group.count * element * (4.0 * model.hidden_size + _mixer_elements(group.mixer))
-            work = _mixer_work(group.mixer, group.count)
+            work = _mixer_work(group.mixer, group.count, parallel.tp, rules)
             (attention if isinstance(work, AttentionWork) else states).append(work)
-        if group.ffn is not None:
-            _add_gemms(gemms, group.ffn.projections(model.hidden_size), group.count, precision)
-            byte_per_tok += group.count * element * (4.0 * model.hidden_size + _ffn_elements(group.ffn))
-            kernels += group.count * _DENSE_KERNELS
-            if isinstance(group.ffn, MoeFfn):
-                _add_experts(gemms, group.ffn, model.hidden_size, group.count, precision)
-                kernels += group.count * (_MOE_KERNELS - _DENSE_KERNELS)
-                kernels += group.count * _SHARED_EXPERT_KERNELS * bool(group.ffn.shared_intermediate_size)
-    gemms.append(Gemm(model.hidden_size, model.vocab_size, 1, precision.base_byte, False, "sampled"))
-    return ForwardPlan(tuple(gemms), tuple(attention), tuple(states), byte_per_tok, kernels, model.vocab_size)
+        if isinstance(group.ffn, MoeFfn):
+            experts.append(_expert_work(group, model.hidden_size, precision))
+    vocab = -(-model.vocab_size // parallel.tp)
+    gemms[Gemm(model.hidden_size, vocab, precision.moved_byte(False), precision.base_activation, 1, "sampled")] += 1
+    found = tuple(
+        Gemm(g.in_features, g.out_features, g.weight_byte, g.activation, count, g.rows) for g, count in gemms.items()
+    )
+    messages = _messages(model, precision, parallel)
+    launches = (
+        sum(g.count for g in found) + small + _ATTENTION_LAUNCHES * sum(a.count for a in attention)
+        + 2 * sum(s.count for s in states) + _EXPERT_LAUNCHES * sum(e.count for e in experts)
+        + sum(m.count for m in messages)
+    )  # fmt: skip
+    return ForwardPlan(
+        found, tuple(experts), tuple(attention), tuple(states), messages, elementwise, small, launches, vocab,
+        2.0 * vocab * (parallel.tp > 1),
+    )  # fmt: skip
 
 
-def _add_gemms(gemms: list[Gemm], projections: tuple[Projection, ...], layers: int, precision: Precision) -> None:
-    for p in projections:
-        quantised = is_quantised(p, precision)
-        byte = precision.weight_byte if quantised else precision.base_byte
-        gemms.append(Gemm(p.in_features, p.out_features, p.count * layers, byte, quantised))
+def _layer_gemms(group: LayerGroup, hidden: int, precision: Precision, parallel: Parallelism) -> Counter[Gemm]:
+    """Matrix products of one layer that every token passes."""
+    out: Counter[Gemm] = Counter()
+    for p in group.projections(hidden):
+        inner, outer = split_projection(p.name, p.in_features, p.out_features, group.mixer, parallel.tp)
+        quantised = precision.quantises(p.name)
+        byte = precision.moved_byte(quantised)
+        activation = precision.activations if quantised else precision.base_activation
+        out[Gemm(inner, outer, byte, activation)] += p.count
+    return out
 
 
-def is_quantised(projection: Projection, precision: Precision) -> bool:
-    """Whether the weight format applies to a projection that every token passes: never to routers and gates."""
-    return not precision.experts_only and projection.name not in ("router", "shared_gate")
+def _expert_work(group: LayerGroup, hidden: int, precision: Precision) -> ExpertWork:
+    ffn = group.ffn
+    return ExpertWork(
+        group.count, hidden, ffn.expert_intermediate_size, ffn.experts, ffn.experts_per_token, ffn.gated,
+        precision.moved_byte(True), precision.activations, expert_kernel(precision),
+    )  # fmt: skip
 
 
-def _add_experts(gemms: list[Gemm], ffn: MoeFfn, hidden_size: int, layers: int, precision: Precision) -> None:
-    for p in ffn.expert_projections(hidden_size):
-        gemms.append(
-            Gemm(
-                p.in_features,
-                p.out_features,
-                p.count * layers,
-                precision.weight_byte,
-                True,
-                "experts",
-                ffn.experts,
-                ffn.experts_per_token,
-            )
-        )
+def expert_kernel(precision: Precision) -> str:
+    """The parameter group of the fused-experts kernels that a precision runs on."""
+    weights, activations = precision.weights, precision.activations
+    if activations in SIXTEEN_BIT or activations == "fp32":
+        return {"int4": "moe4_weight_only", "mxfp4": "moe_mxfp4", "nvfp4": "moe_mxfp4"}.get(weights, "moe16")
+    if weights == "mxfp4":
+        return "moe_mxfp4_a8"
+    return {"nvfp4": "moe_nvfp4", "fp8-block": "moe8_block"}.get(weights, "moe8")
+
+
+def _small_kernels(group: LayerGroup) -> int:
+    count = 0
+    if group.mixer is not None:
+        count += _SMALL[type(group.mixer)] + _QK_NORM_KERNELS * bool(getattr(group.mixer, "qk_norm", None))
+    if isinstance(group.ffn, MoeFfn):
+        count += _MOE_SMALL + _SHARED_SMALL * bool(group.ffn.shared_intermediate_size)
+    elif group.ffn is not None:
+        count += _DENSE_SMALL
+    return count
+
+
+def _elementwise_elements(group: LayerGroup, hidden: int, tp: int) -> float:
+    """Elements read and written per token in one layer by everything that is no matrix product or attention."""
+    elements = 0.0
+    if group.mixer is not None:
+        elements += 4.0 * hidden + _mixer_elements(group.mixer) / tp
+    if group.ffn is not None:
+        elements += 4.0 * hidden + _ffn_elements(group.ffn) / tp
+    return elements
+
+
+def _messages(model: Model, precision: Precision, parallel: Parallelism) -> tuple[Message, ...]:
+    """Collectives of one pass: after attention and after the feed-forward part of each layer, after the embedding.
+
+    With data-parallel attention and shared experts, tokens are gathered from all replicas before the experts and their
+    results scattered back (vLLM's all-gather and reduce-scatter).
+    """
+    byte = model.hidden_size * precision.base_byte
+    found: list[Message] = []
+    if parallel.tp > 1:
+        count = 1 + sum(group.count * (bool(group.mixer) + bool(group.ffn)) for group in model.layers)
+        found.append(Message("all_reduce", count, byte, parallel.tp))
+    if parallel.shared_experts:
+        moe = sum(group.count for group in model.layers if isinstance(group.ffn, MoeFfn))
+        found += [Message(kind, moe, byte, parallel.dp) for kind in ("all_gather", "reduce_scatter")]
+    return tuple(found)
 
 
 @singledispatch
-def _mixer_work(mixer, count: int) -> AttentionWork | StateWork:
+def _mixer_work(mixer, count: int, tp: int, rules) -> AttentionWork | StateWork:
     raise TypeError(f"no operator model for mixer {type(mixer).__name__}")
 
 
 @_mixer_work.register
-def _(mixer: Attention, count: int) -> AttentionWork:
-    pair = 4.0 * mixer.q_width  # q.k and p.v, two FLOPs each
+def _(mixer: Attention, count: int, tp: int, rules) -> AttentionWork:
+    q_heads, kv_heads = split_heads(mixer, tp)
+    pair = 4.0 * q_heads * mixer.head_dim  # q.k and p.v, two FLOPs each
     return AttentionWork(
         count=count,
-        kv_elements_per_tok=mixer.kv_elements_per_token,
-        query_elements_per_tok=2 * mixer.q_width,
-        prefill_query_elements_per_tok=2 * mixer.q_width,
+        rule=rules.index(mixer_rule(mixer)),
+        q_heads=q_heads,
+        kv_heads=kv_heads,
+        head_dim=mixer.head_dim,
+        decode_head_dim=mixer.head_dim,
+        kv_elements_per_tok=2 * kv_heads * mixer.head_dim,
+        query_elements_per_tok=2 * q_heads * mixer.head_dim,
+        prefill_query_elements_per_tok=2 * q_heads * mixer.head_dim,
         prefill_flop_per_pair=pair,
         decode_flop_per_pair=pair,
-        window_tok=mixer.window_tok,
-        causal=mixer.causal,
-        chunked=mixer.chunked,
     )
 
 
 @_mixer_work.register
-def _(mixer: LatentAttention, count: int) -> AttentionWork:
+def _(mixer: LatentAttention, count: int, tp: int, rules) -> AttentionWork:
     # DeepSeek-V2, arXiv:2405.04434, section 2.1: prefill expands keys and values per head; decode absorbs the
     # up-projections, so that every head attends to the shared latent (kv_lora_rank + rope part) directly.
+    q_heads, kv_heads = split_heads(mixer, tp)
     latent = mixer.kv_elements_per_token
     return AttentionWork(
         count=count,
-        kv_elements_per_tok=mixer.kv_elements_per_token,
-        query_elements_per_tok=mixer.q_heads * (latent + mixer.kv_lora_rank),
-        prefill_query_elements_per_tok=mixer.q_heads * (mixer.qk_head_dim + mixer.v_head_dim),
-        expand_flop_per_cached_tok=2.0
-        * mixer.kv_lora_rank
-        * mixer.q_heads
-        * (mixer.qk_nope_head_dim + mixer.v_head_dim),
-        prefill_flop_per_pair=2.0 * mixer.q_heads * (mixer.qk_head_dim + mixer.v_head_dim),
-        decode_flop_per_pair=2.0 * mixer.q_heads * (latent + mixer.kv_lora_rank),
-        window_tok=mixer.window_tok,
-        causal=mixer.causal,
+        rule=rules.index(mixer_rule(mixer)),
+        q_heads=q_heads,
+        kv_heads=kv_heads,
+        head_dim=mixer.qk_head_dim,
+        decode_head_dim=latent,
+        kv_elements_per_tok=latent,
+        query_elements_per_tok=q_heads * (latent + mixer.kv_lora_rank),
+        prefill_query_elements_per_tok=q_heads * (mixer.qk_head_dim + mixer.v_head_dim),
+        expand_flop_per_cached_tok=2.0 * mixer.kv_lora_rank * q_heads * (mixer.qk_nope_head_dim + mixer.v_head_dim),
+        prefill_flop_per_pair=2.0 * q_heads * (mixer.qk_head_dim + mixer.v_head_dim),
+        decode_flop_per_pair=2.0 * q_heads * (latent + mixer.kv_lora_rank),
     )
 
 
 @_mixer_work.register
-def _(mixer: Mamba2, count: int) -> StateWork:
+def _(mixer: Mamba2, count: int, tp: int, rules) -> StateWork:
     # State space duality, arXiv:2405.21060: state of heads x head_dim x state_size kept in fp32; per token the
     # state is decayed, updated and read: about 6 FLOPs per element.
     convolution = 2.0 * mixer.conv_size * mixer.conv_kernel
     flop = 6.0 * mixer.inner_size * mixer.state_size + convolution
-    return StateWork(count, STATE_BYTE * mixer.state_elements, flop)
+    return StateWork(count, STATE_BYTE * mixer.state_elements / tp, flop / tp)
 
 
 @_mixer_work.register
-def _(mixer: ShortConvolution, count: int) -> StateWork:
-    return StateWork(count, STATE_BYTE * mixer.state_elements, 2.0 * mixer.width * mixer.kernel_size)
-
-
-def _mixer_kernels(mixer) -> int:
-    by_type = {
-        Attention: _ATTENTION_KERNELS,
-        LatentAttention: _LATENT_KERNELS,
-        Mamba2: _MAMBA_KERNELS,
-        ShortConvolution: _CONVOLUTION_KERNELS,
-    }
-    return by_type[type(mixer)]
+def _(mixer: ShortConvolution, count: int, tp: int, rules) -> StateWork:
+    return StateWork(count, STATE_BYTE * mixer.state_elements / tp, 2.0 * mixer.width * mixer.kernel_size / tp)
 
 
 def _mixer_elements(mixer) -> float:
@@ -269,13 +294,7 @@ def _mixer_elements(mixer) -> float:
 
 
 def _ffn_elements(ffn: DenseFfn | MoeFfn) -> float:
-    """Elements read and written per token by the activation function (and by the experts' permutation)."""
+    """Elements read and written per token by the activation function; that of routed experts belongs to them."""
     if isinstance(ffn, DenseFfn):
         return (3.0 if ffn.gated else 2.0) * ffn.intermediate_size
-    routed = ffn.experts_per_token * (ffn.expert_intermediate_size * (3.0 if ffn.gated else 2.0))
-    return routed + 3.0 * ffn.shared_intermediate_size
-
-
-def touched_experts(experts: int, experts_per_token: int, tokens: int) -> float:
-    """Expected number of distinct experts that `tokens` uniformly routed tokens reach: E (1 - (1 - k/E)^tokens)."""
-    return experts * (1.0 - (1.0 - experts_per_token / experts) ** tokens)
+    return 3.0 * ffn.shared_intermediate_size

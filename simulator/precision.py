@@ -22,10 +22,26 @@ WEIGHT_BYTE: dict[str, float] = {
     "mxfp4": 0.5 + 1.0 / 32,
     "nvfp4": 0.5 + 1.0 / 16,
 }
-ACTIVATION_BYTE: dict[str, float] = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0}
+ACTIVATION_BYTE: dict[str, float] = {
+    "fp32": 4.0,
+    "bf16": 2.0,
+    "fp16": 2.0,
+    "fp8": 1.0,
+    "int8": 1.0,
+    "nvfp4": WEIGHT_BYTE["nvfp4"],
+    "mxfp4": WEIGHT_BYTE["mxfp4"],
+}
 KV_BYTE: dict[str, float] = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0}
-# Schemes whose kernels unpack to 16 bit and compute there ("weight-only"), whatever the GPU offers.
-WEIGHT_ONLY = frozenset({"int4", "mxfp4", "nvfp4"})
+# Four-bit schemes: their kernels unpack to 16 bit and compute there ("weight-only") unless the GPU has fp4 units and
+# the activations are narrow too. Which narrow activations each may have:
+FOUR_BIT: dict[str, frozenset[str]] = {
+    "int4": frozenset(),
+    "mxfp4": frozenset({"mxfp4", "fp8"}),
+    "nvfp4": frozenset({"nvfp4"}),
+}
+# LayerCast (arXiv:2506.09501): weights stay in 16 bit and are widened to fp32 just before each layer's product: the
+# narrow form is read, the wide one written and read again.
+LAYER_CAST_BYTE = 2.0 + 4.0 + 4.0
 SIXTEEN_BIT = frozenset({"bf16", "fp16"})
 
 
@@ -34,7 +50,8 @@ class Precision:
     """Storage types of one run and the arithmetic type of its quantised linear layers.
 
     `weights` applies to the linear layers of the transformer blocks (for models that are published with only
-    their experts quantised: to the experts). Embedding, output head, norms and router stay in `base`.
+    their experts quantised: to the experts). Embedding, output head, norms and router stay in `base`. 16-bit weights
+    with fp32 activations are LayerCast: stored in 16 bit, computed in fp32.
     """
 
     weights: str
@@ -44,14 +61,39 @@ class Precision:
     experts_only: bool = False
 
     @property
+    def layer_cast(self) -> bool:
+        """16-bit storage with arithmetic in fp32."""
+        return self.weights in SIXTEEN_BIT and self.activations == "fp32"
+
+    @property
     def weight_byte(self) -> float:
-        """Bytes per weight of the quantised layers, scales included."""
+        """Bytes stored per weight of the quantised layers, scales included."""
         return WEIGHT_BYTE[self.weights]
 
     @property
-    def base_byte(self) -> float:
-        """Bytes per weight of what is not quantised, and per element of the hidden state."""
+    def base_weight_byte(self) -> float:
+        """Bytes stored per weight of what is not quantised."""
         return WEIGHT_BYTE[self.base]
+
+    @property
+    def base_byte(self) -> float:
+        """Bytes per element of the hidden state."""
+        return ACTIVATION_BYTE[self.base_activation]
+
+    @property
+    def base_activation(self) -> str:
+        """Arithmetic type of what is not quantised."""
+        return "fp32" if self.layer_cast else self.base
+
+    def moved_byte(self, quantised: bool) -> float:
+        """Bytes that pass between memory and chip per weight of a matrix product."""
+        if self.layer_cast:
+            return LAYER_CAST_BYTE
+        return self.weight_byte if quantised else self.base_weight_byte
+
+    def quantises(self, projection: str) -> bool:
+        """Whether the weight format applies to a projection that every token passes: never to routers and gates."""
+        return not self.experts_only and projection not in ("router", "shared_gate")
 
     @property
     def kv_byte(self) -> float:
@@ -92,30 +134,52 @@ def choose_precision(
         base = "fp16"
         scheme = "fp16" if scheme == "bf16" else scheme
         notes.append(f"{device.name} has no bf16 units: run in fp16 (vLLM: --dtype half)")
-    eight_bit = {"fp8": "fp8", "fp8-block": "fp8", "int8": "int8"}.get(scheme)
     if activations is None:
-        activations = eight_bit if eight_bit and eight_bit in peaks else base
-        if eight_bit and activations != eight_bit:
-            notes.append(
-                f"{device.name} has no {eight_bit} tensor units: {scheme} weights are weight-only, arithmetic in {base}"
-            )
+        activations, why = _default_activations(scheme, base, device)
+        notes += why
     _known("activation type", activations, ACTIVATION_BYTE)
-    if scheme in WEIGHT_ONLY and activations not in SIXTEEN_BIT:
-        raise UserError(
-            f"{scheme} weights are weight-only here: activations must be bf16 or fp16, found '{activations}'"
-        )
+    _check_four_bit(scheme, activations, device)
     kv = base if kv_cache in (None, "auto") else _known("KV cache type", kv_cache, KV_BYTE)
     experts_only = model.quantised_experts_only and scheme == model.quantisation
     return Precision(scheme, activations, kv, base, experts_only), tuple(notes)
 
 
+def _default_activations(scheme: str, base: str, device: Device) -> tuple[str, list[str]]:
+    """What vLLM computes a weight format in on a device, and the sentence if that is wider than the format."""
+    narrow = {"fp8": "fp8", "fp8-block": "fp8", "int8": "int8", "nvfp4": "nvfp4"}.get(scheme)
+    if narrow is None:  # 16 bit, fp32, and formats that are weight-only by default
+        return base, []
+    peak = "fp4" if narrow == "nvfp4" else narrow
+    if peak in device.compute.peak_flop_per_s:
+        return narrow, []
+    return base, [f"{device.name} has no {peak} tensor units: {scheme} weights are weight-only, arithmetic in {base}"]
+
+
+def _check_four_bit(scheme: str, activations: str, device: Device) -> None:
+    """UserError when four-bit weights are to meet activations that no kernel computes with."""
+    narrow = activations not in SIXTEEN_BIT and activations != "fp32"
+    if scheme in FOUR_BIT and narrow and activations not in FOUR_BIT[scheme]:
+        allowed = " or ".join(["bf16", "fp16", *sorted(FOUR_BIT[scheme])])
+        raise UserError(f"{scheme} weights need {allowed} activations, found '{activations}'")
+    if activations in ("nvfp4", "mxfp4") and scheme != activations:
+        raise UserError(f"{activations} activations need {activations} weights, found '{scheme}'")
+    if scheme in FOUR_BIT and narrow and "fp4" not in device.compute.peak_flop_per_s:
+        raise UserError(f"{device.name} has no fp4 units, so {scheme} weights are weight-only: expected bf16 or fp16")
+
+
+def arithmetic_type(activations: str) -> str:
+    """What multiplies activations of this format: the two four-bit formats share their units."""
+    return "fp4" if activations in ("nvfp4", "mxfp4") else activations
+
+
 def compute_dtype(device: Device, activations: str) -> str:
     """The key of the device's peak table that arithmetic with these activations runs at.
 
+    Four-bit weights with 8-bit activations run at the 8-bit rate.
     fp32 arithmetic of a framework's matrix product runs on the vector units (TF32 is off by default).
     """
     peaks = device.compute.peak_flop_per_s
-    for candidate in (activations, "fp16", "bf16", "fp32"):
+    for candidate in (arithmetic_type(activations), "fp16", "bf16", "fp32"):
         if candidate in peaks:
             return candidate
     raise UserError(f"{device.id}: the data sheet has no peak for {activations}, fp16, bf16 or fp32")

@@ -13,9 +13,9 @@ DEFAULT_USD_PER_KWH = 0.15
 
 
 def price_of(
-    device: Device, usd_per_hour: float | None = None, usd_per_kwh: float | None = None
+    device: Device, usd_per_hour: float | None = None, usd_per_kwh: float | None = None, devices: int = 1
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Rates for a run on `device`, and the assumptions behind them as sentences.
+    """Rates for a run on `devices` of this kind, and the assumptions behind them; given rates are per device.
 
     The dict has usd_per_hour [USD/h of wall time] and usd_per_kwh [USD/kWh of energy] (NaN: not stated), the data
     sheet's purchase_usd and date, and `basis`, a phrase. Given rates replace those of the data sheet. Rent includes
@@ -46,9 +46,9 @@ def price_of(
         basis = "the data sheet has no price; see --usd-per-hour"
         notes = ()
     return {
-        "usd_per_hour": hourly,
+        "usd_per_hour": hourly * devices,
         "usd_per_kwh": electricity,
         "purchase_usd": price.purchase_usd,
         "date": price.date or None,
-        "basis": basis,
+        "basis": basis if devices == 1 else f"{devices} x ({basis})",
     }, notes

@@ -14,80 +14,11 @@ import msgspec
 
 from simulator.errors import UserError
 from simulator.model import LatentAttention, Model
+from simulator.parameters import SPECS, Parameters, flatten
 
 Z90 = 1.6448536269514722  # standard normal quantile of a two-sided 90 % interval
 
 MAX_LOG_SD = 3.0  # a factor of 140 either way: nothing is claimed any more
-
-
-class ParameterSpec(msgspec.Struct, frozen=True):
-    """One physical parameter: its unit, what it means, and the interval outside which it is nonsense."""
-
-    unit: str
-    meaning: str
-    lower: float
-    upper: float
-
-
-PARAMETERS: dict[str, ParameterSpec] = {
-    "weight_bandwidth_fraction": ParameterSpec(
-        "1", "pin bandwidth reached when weights stream through a GEMM", 0.2, 1.0
-    ),
-    "kv_bandwidth_fraction": ParameterSpec(
-        "1", "pin bandwidth reached by decode attention on long contexts", 0.05, 1.0
-    ),
-    "gemm_compute_fraction": ParameterSpec("1", "dense 16-bit peak reached by large GEMM tiles", 0.1, 1.0),
-    "gemm_compute_fraction_8bit": ParameterSpec(
-        "1", "dense 8-bit peak reached, quantising the activations included", 0.1, 1.0
-    ),
-    "attention_compute_fraction": ParameterSpec("1", "dense 16-bit peak reached by prefill attention", 0.02, 0.8),
-    "roofline_exponent": ParameterSpec(
-        "1", "p of (compute^p + memory^p)^(1/p): 1 = no overlap, large = perfect overlap", 1.0, 6.0
-    ),
-    "kernel_start_s": ParameterSpec("s", "start-up and tail of one kernel inside a CUDA graph", 0.0, 1e-4),
-    "eager_launch_s": ParameterSpec("s", "host time to launch one kernel outside CUDA graphs", 0.0, 1e-3),
-    "step_host_s": ParameterSpec(
-        "s", "host time per step that the GPU waits for: scheduling, inputs, outputs", 0.0, 5e-2
-    ),
-    "sequence_host_s": ParameterSpec("s", "host time per step and running sequence", 0.0, 1e-2),
-    "sampler_start_s": ParameterSpec(
-        "s", "fixed time of the full sampler (penalties, top-k, top-p) per step", 0.0, 5e-2
-    ),
-    "sampler_passes": ParameterSpec("1", "passes of 4 bytes over batch x vocabulary by the full sampler", 1.0, 500.0),
-    "skinny_rows": ParameterSpec(
-        "tok", "rows up to which GEMMs run on the vector units (0: tensor units always)", 0, 256
-    ),
-    "skinny_vector_fraction": ParameterSpec(
-        "1", "fp32 vector peak that such skinny GEMMs reach for rows beyond the first", 0.05, 1.0
-    ),
-    "busy_w": ParameterSpec("W", "power above idle of a device that computes, before bytes and FLOPs", 0.0, 500.0),
-    "byte_j": ParameterSpec("J/byte", "energy per byte moved between memory and chip", 0.0, 1e-9),
-    "flop_j": ParameterSpec(
-        "J/FLOP", "energy per 16-bit FLOP; others in inverse proportion to their peaks", 0.0, 2e-11
-    ),
-}
-
-
-class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Values of PARAMETERS, same names and units."""
-
-    weight_bandwidth_fraction: float
-    kv_bandwidth_fraction: float
-    gemm_compute_fraction: float
-    gemm_compute_fraction_8bit: float
-    attention_compute_fraction: float
-    roofline_exponent: float
-    kernel_start_s: float
-    eager_launch_s: float
-    step_host_s: float
-    sequence_host_s: float
-    sampler_start_s: float
-    sampler_passes: float
-    skinny_rows: int
-    skinny_vector_fraction: float
-    busy_w: float
-    byte_j: float
-    flop_j: float
 
 
 class FittedOn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -106,6 +37,7 @@ class FittedOn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_prompt_tok: int
     min_parameters: float
     max_parameters: float
+    max_tp: int = 1
     power_modes: tuple[str, ...] = ()
     row_hashes: tuple[str, ...] = ()
 
@@ -122,13 +54,15 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     features: tuple[str, ...] = ()
     cuda_graphs: bool = True
     power_mode: str | None = None
+    tp: int = 1
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One profile. `log_sd`: standard deviation of log(measured / predicted) by kind of metric.
 
-    `parameter_log_sd` is the posterior spread of each fitted parameter (log scale, after the fit);
-    `correlation` is the matching matrix in the order of `fitted`. Parameters not in `fitted` stay at their prior.
+    `engine` is the engine family that it describes. `parameter_log_sd` is the posterior spread of each fitted
+    parameter (log scale, after the fit); `correlation` is the matching matrix in the order of `fitted`. Parameters not
+    in `fitted` stay at their prior. `cuda_graphs`, `async_scheduling`: what the engine does unless a run says so.
     """
 
     id: str
@@ -138,7 +72,9 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     log_sd: dict[str, float]
     parameters: Parameters
     gpu: str | None = None
-    reference_gpu: str | None = None  # family defaults: the GPU whose power figures they are
+    reference_gpu: str | None = None  # defaults: the GPU whose power figures they are
+    cuda_graphs: bool = True
+    async_scheduling: bool = False
     idle_w: float | None = None
     power_scope: str = "board"
     fitted: tuple[str, ...] = ()
@@ -164,6 +100,8 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         wide_already = self.fitted_on is None or self.transferred is not None
         ways = len(outside) - bool(outside and wide_already)
         fallback = self.log_sd["energy" if kind.startswith(("power", "energy")) else "time"]
+        if kind == "ttft_served" and kind not in self.log_sd:  # queueing multiplies errors: never less than TTFT alone
+            fallback = 1.5 * self.log_sd.get("ttft", fallback)
         return self.log_sd.get(kind, fallback) * math.sqrt(2.0**ways)
 
     def blended_spread(self, prefill_share: float, outside: tuple[str, ...] = ()) -> float:
@@ -179,7 +117,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Sentences on how `run` leaves the fitted range; empty when inside."""
         fit = self.fitted_on
         if fit is None:
-            return (f"no measured runs of this GPU: '{self.id}' holds defaults of its architecture family",)
+            return (f"no measured runs of this GPU with this engine: {self.source}",)
         out = [f"fitted on {self.gpu}: {self.transferred}"] if self.transferred else []
         if run.parameters > 2.0 * fit.max_parameters or run.parameters < 0.5 * fit.min_parameters:
             out.append(
@@ -203,6 +141,8 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 out.append(
                     f"{name} of {value:,} {'sequences' if name == 'batch' else 'tokens'}; fitted up to {limit:,}"
                 )
+        if run.tp > fit.max_tp:
+            out.append(f"tensor parallel over {run.tp} devices; fitted up to {fit.max_tp}")
         if fit.power_modes and run.power_mode not in fit.power_modes:
             out.append(f"power mode {run.power_mode}; fitted in {', '.join(fit.power_modes)}")
         return tuple(out)
@@ -220,22 +160,27 @@ def architecture_features(model: Model) -> tuple[str, ...]:
     return tuple(name for name, present in found.items() if present)
 
 
-def read_profile(path: Path) -> Calibration:
-    """Read and check one profile file. UserError on anything that is not a profile."""
+def read_toml(path: Path) -> dict[str, Any]:
+    """The table of a TOML file that belongs to a profile. UserError on anything that is not TOML."""
     try:
-        raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"calibration profile '{path}' does not exist") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
     except OSError as error:
         raise UserError(f"calibration profile '{path}' cannot be read: {error.strerror}") from None
+
+
+def read_profile(path: Path) -> Calibration:
+    """Read and check one profile file. UserError on anything that is not a profile."""
+    raw = read_toml(path)
     try:
         profile = msgspec.convert(raw, Calibration)
     except msgspec.ValidationError as error:
         raise UserError(f"{path}: {error}") from None
-    for name, spec in PARAMETERS.items():
-        value = getattr(profile.parameters, name)
+    for name, value in flatten(profile.parameters).items():
+        spec = SPECS[name]
         if not spec.lower <= value <= spec.upper:
             raise UserError(
                 f"{path}: parameters.{name} = {value:g}, expected {spec.lower:g} to {spec.upper:g} {spec.unit}"

@@ -103,6 +103,7 @@ class SimulationResult:
     version: str = ""
     power: dict[str, float] = field(default_factory=dict)  # limit_w and idle_w in force
     settings: dict[str, Any] = field(default_factory=dict)  # engine settings in force
+    parallel: dict[str, int] = field(default_factory=dict)  # tp, pp, ep, dp
 
     def values(self, name: str) -> np.ndarray:
         """Attribute `name` of every flight as a float array of shape (repetitions,)."""

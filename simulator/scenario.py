@@ -13,10 +13,12 @@ from simulator.errors import UserError
 from simulator.flight import collect_assumptions, fly
 from simulator.memory import MemoryPlan, plan_memory, weights_byte
 from simulator.model import Model, default_ladder, load_model
+from simulator.parallel import SINGLE, Parallelism
 from simulator.precision import Precision, choose_precision
 from simulator.pricing import price_of
 from simulator.profile import Calibration, Operation, architecture_features
 from simulator.profile_choice import load_calibration
+from simulator.profile_parts import version_number
 from simulator.result import Flight, SimulationResult
 from simulator.step import StepModel
 from simulator.strategies import Strategy, get_strategy
@@ -36,11 +38,16 @@ class Scenario:
     strategy: str
     model: str | None = None
     weights: str | None = None
+    activations: str | None = None
     kv_cache: str = "auto"
     power_mode: str | None = None
     calibration: str | None = None
     engine_settings: Mapping[str, Any] = field(default_factory=dict)  # fields of EngineSettings
     enforce_eager: bool = False
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    enable_expert_parallel: bool = False
+    engine: str | None = None  # "vllm", "sglang:0.5.5", ...: whose overheads; None: the newest vLLM
     step_by_step: bool = False
     repetitions: int = 20
     seed: int = 0
@@ -69,6 +76,7 @@ class Setup:
     device: Device
     model: Model
     precision: Precision
+    parallel: Parallelism
     calibration: Calibration
     settings: EngineSettings
     memory: MemoryPlan
@@ -99,9 +107,10 @@ def prepare(scenario: Scenario) -> Setup:
     strategy = get_strategy(scenario.strategy)
     strategy.resolve(scenario.strategy_parameters)  # bad parameters are told before files are read
     device = load_device(scenario.gpu, scenario.power_mode)
-    calibration = load_calibration(device, scenario.calibration)
+    calibration = load_calibration(device, scenario.calibration, *engine_version(scenario.engine))
+    parallel = parallelism(scenario)
     if scenario.model is None:
-        model, why = default_model(device, scenario)
+        model, why = default_model(device, scenario, parallel)
     else:
         model, why = load_model(scenario.model), ()
     if model.diffusion:
@@ -109,39 +118,86 @@ def prepare(scenario: Scenario) -> Setup:
             f"{model.name} writes by diffusion, in repeated passes over whole sequences; strategy '{strategy.name}' is "
             "for models that write token by token"
         )
+    if scenario.enable_expert_parallel and not model.sparse:
+        raise UserError(f"{model.name} has no experts, so enable_expert_parallel cannot be set")
+    parallel.check(model)
     precision, precision_notes = _precision(model, device, scenario)
     settings = engine_settings(model, scenario)
-    memory = plan_memory(model, device, precision, settings)
+    memory = plan_memory(model, device, precision, settings, parallel)
     settings, length_notes = _fit_length(settings, memory, scenario)
-    cuda_graphs = not scenario.enforce_eager
-    step_model = StepModel(model, device, precision, calibration, cuda_graphs=cuda_graphs)
+    step_model = StepModel(
+        model,
+        device,
+        precision,
+        calibration,
+        cuda_graphs=calibration.cuda_graphs and not scenario.enforce_eager,
+        parallel=parallel,
+        async_scheduling=calibration.async_scheduling,
+    )
     assumptions = (
         *why,
         *model.notes,
         *precision_notes,
         *_device_notes(device),
+        *_parallel_notes(device, parallel),
         f"weights in {precision.weights}, activations in {precision.activations}, KV cache in {precision.kv_cache}",
-        *_engine_notes(model, settings, scenario),
+        *_engine_notes(model, settings, scenario, step_model.cuda_graphs),
         *length_notes,
         *_window_notes(model),
         *(f"{strategy.name}: {line}" for line in collect_assumptions(strategy, scenario.strategy_parameters)),
     )
-    return Setup(scenario, device, model, precision, calibration, settings, memory, step_model, strategy, assumptions)
+    return Setup(
+        scenario, device, model, precision, parallel, calibration, settings, memory, step_model, strategy, assumptions
+    )
+
+
+def engine_version(text: str | None) -> tuple[str | None, str | None]:
+    """("vllm", "0.8.6") of "vllm:0.8.6"; parts that are not there are None. UserError on anything else."""
+    if text is None:
+        return None, None
+    engine, colon, version = text.partition(":")
+    if not engine or (colon and not version):
+        raise UserError(f"engine: found '{text}', expected NAME[:VERSION], like vllm or vllm:0.8.6")
+    if version and not version_number(version):
+        raise UserError(f"engine: version '{version}' does not start with a number, expected one like 0.8.6")
+    return engine, version or None
+
+
+def parallelism(scenario: Scenario) -> Parallelism:
+    """How the model is split; with expert parallelism each device of the tensor-parallel group holds whole experts."""
+    ep = scenario.tensor_parallel_size if scenario.enable_expert_parallel else 1
+    return Parallelism(scenario.tensor_parallel_size, scenario.pipeline_parallel_size, ep)
+
+
+def _parallel_notes(device: Device, parallel: Parallelism) -> tuple[str, ...]:
+    if parallel.world_size == 1:
+        return ()
+    ep = f", expert parallel over {parallel.ep}" if parallel.ep > 1 else ""
+    notes = [
+        f"{parallel.world_size} devices: tensor parallel over {parallel.tp}, {parallel.pp} pipeline stage(s){ep}; "
+        "memory figures are per device; power, energy and cost are of all"
+    ]
+    if parallel.world_size > device.interconnect.gpus_per_node:
+        notes.append(
+            f"the data sheet has {device.interconnect.gpus_per_node} {device.name} in a node; messages between nodes "
+            "are taken to be as fast as inside one"
+        )
+    return tuple(notes)
 
 
 def _precision(model: Model, device: Device, scenario: Scenario) -> tuple[Precision, tuple[str, ...]]:
-    return choose_precision(model, device, weights=scenario.weights, kv_cache=scenario.kv_cache)
+    return choose_precision(model, device, scenario.weights, scenario.activations, scenario.kv_cache)
 
 
-def default_model(device: Device, scenario: Scenario) -> tuple[Model, tuple[str, ...]]:
+def default_model(device: Device, scenario: Scenario, parallel: Parallelism = SINGLE) -> tuple[Model, tuple[str, ...]]:
     """The largest model of the ladder that leaves room on the device, and the sentence that says so."""
     share = WEIGHTS_SHARE_UNIFIED if device.memory.unified else WEIGHTS_SHARE
     ladder = default_ladder()
     for name in reversed(ladder):
         model = load_model(name)
         precision, _ = _precision(model, device, scenario)
-        needed = weights_byte(model, precision)
-        room = _kv_capacity_tok(model, device, precision, scenario)
+        needed = weights_byte(model, precision, parallel)
+        room = _kv_capacity_tok(model, device, precision, scenario, parallel)
         if needed <= share * device.memory.capacity_byte and room >= KV_ROOM_TOK:
             break
     return model, (
@@ -151,10 +207,12 @@ def default_model(device: Device, scenario: Scenario) -> tuple[Model, tuple[str,
     )
 
 
-def _kv_capacity_tok(model: Model, device: Device, precision: Precision, scenario: Scenario) -> int:
+def _kv_capacity_tok(
+    model: Model, device: Device, precision: Precision, scenario: Scenario, parallel: Parallelism
+) -> int:
     """Tokens of KV cache beside the model; 0 if it does not fit."""
     try:
-        return plan_memory(model, device, precision, engine_settings(model, scenario)).kv_capacity_tok
+        return plan_memory(model, device, precision, engine_settings(model, scenario), parallel).kv_capacity_tok
     except UserError:
         return 0
 
@@ -206,13 +264,13 @@ def _device_notes(device: Device) -> tuple[str, ...]:
     return (f"power mode {device.power_mode}: {compute}, {device.power.limit_w:.0f} W",)
 
 
-def _engine_notes(model: Model, settings: EngineSettings, scenario: Scenario) -> tuple[str, ...]:
+def _engine_notes(model: Model, settings: EngineSettings, scenario: Scenario, graphs: bool) -> tuple[str, ...]:
     """The engine as it flies, in vLLM's words."""
     notes = [
         f"engine like vLLM V1: max_num_seqs {settings.max_num_seqs}, max_num_batched_tokens "
         f"{settings.max_num_batched_tokens}, max_model_len {settings.max_model_len}, gpu_memory_utilization "
         f"{settings.gpu_memory_utilization:g}, block_size {settings.block_size}, prefix caching "
-        f"{'on' if settings.enable_prefix_caching else 'off'}, CUDA graphs {'off' if scenario.enforce_eager else 'on'}",
+        f"{'on' if settings.enable_prefix_caching else 'off'}, CUDA graphs {'on' if graphs else 'off'}",
         "tokens are sampled with temperature, top-k and top-p; the server is warm, and nobody else uses it",
     ]
     asked = scenario.engine_settings
@@ -224,10 +282,10 @@ def _engine_notes(model: Model, settings: EngineSettings, scenario: Scenario) ->
 def _result(setup: Setup, flights: tuple[Flight, ...]) -> SimulationResult:
     scenario, device, calibration = setup.scenario, setup.device, setup.calibration
     outside = extrapolations(setup, flights)
-    price, price_notes = price_of(device, scenario.usd_per_hour, scenario.usd_per_kwh)
+    price, price_notes = price_of(device, scenario.usd_per_hour, scenario.usd_per_kwh, setup.parallel.world_size)
     return SimulationResult(
         gpu=device.id,
-        gpu_name=device.name,
+        gpu_name=f"{setup.parallel.world_size} x {device.name}" if setup.parallel.world_size > 1 else device.name,
         power_mode=device.power_mode,
         model=setup.model.name,
         parameters=setup.model.parameters(),
@@ -242,7 +300,11 @@ def _result(setup: Setup, flights: tuple[Flight, ...]) -> SimulationResult:
         seed=scenario.seed,
         flights=flights,
         version=installed_version(),
-        power={"limit_w": device.power.limit_w, "idle_w": setup.step_model.idle_power_w},
+        power={
+            "limit_w": device.power.limit_w * setup.parallel.world_size,
+            "idle_w": setup.step_model.idle_power_w,
+        },
+        parallel=asdict(setup.parallel),
         settings={**asdict(setup.settings), "enforce_eager": scenario.enforce_eager},
     )
 
@@ -261,6 +323,7 @@ def extrapolations(setup: Setup, flights: tuple[Flight, ...]) -> tuple[str, ...]
             context_tok=max((call.prompt_tok + call.output_tok for call in calls), default=0),
             prompt_tok=max((call.prompt_tok for call in calls), default=0),
             power_mode=setup.device.power_mode,
+            tp=setup.parallel.tp,
         )
     )
 

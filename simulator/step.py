@@ -1,35 +1,61 @@
-"""One engine step: operators + overheads -> seconds, joules and a breakdown that sums to the total."""
+"""One engine step = operators + overheads: seconds, joules, and a breakdown that sums to the total."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from simulator.batch import Batch
 from simulator.device import Device
 from simulator.errors import UserError
+from simulator.floats import Floats, on_floats
+from simulator.kernels.attention import decode_attention_time, prefill_attention_time
+from simulator.kernels.spec import OperatorTime
+from simulator.keys import key_rules
 from simulator.model import Model
-from simulator.operators import ForwardPlan, Gemm, plan_forward, touched_experts
+from simulator.operators import AttentionWork, ForwardPlan, StateWork, plan_forward
+from simulator.parallel import SINGLE, Parallelism
 from simulator.precision import Precision, compute_dtype
 from simulator.profile import Calibration
-from simulator.roofline import compute_share, padded_work, reread_byte, smooth_maximum
+from simulator.roofline import compute_share, smooth_maximum
+from simulator.steps import Steps, batch_sums
+from simulator.token_costs import (
+    COMPUTE,
+    EAGER_MESSAGE,
+    ENERGY_FLOP,
+    MEMORY,
+    MESSAGE,
+    MOVED_BYTE,
+    SAMPLER,
+    START,
+    TokenCosts,
+)
 
 # Why time passes. The breakdown of a step has exactly these keys.
-CAUSES = ("memory", "compute", "attention", "launch", "host", "sampler", "power cap")
+CAUSES = ("memory", "compute", "attention", "launch", "communication", "host", "sampler", "power cap")
 SAMPLERS = ("greedy", "full")
-# Passes over batch x vocabulary by a greedy sampler: cast to fp32, read for the maximum, log-probability of it.
-_GREEDY_PASSES = 3.0
-_LOGIT_BYTE = 4.0  # logits are sampled in fp32
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """One step. `shares` maps each cause to seconds; they sum to `seconds`."""
+    """One step. `shares` maps each cause to seconds; they sum to `seconds`. Joules are of all devices."""
 
     seconds: float
     joules: float
     shares: dict[str, float]
+
+
+@dataclass(frozen=True)
+class StepCosts:
+    """Many steps: arrays of shape (S,), and by cause; joules are of all devices of the instance."""
+
+    seconds: np.ndarray
+    joules: np.ndarray
+    shares: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -41,32 +67,59 @@ class DecodeRun:
     shares: dict[str, float]
 
 
-@dataclass(frozen=True)
-class _Linear:
-    """Everything in a step that does not depend on the length of contexts. Seconds, bytes, 16-bit FLOP equivalents."""
+class _Numbers(NamedTuple):
+    """What one number type brings: elementary functions, and the kernels that contexts play a part in."""
 
-    memory_s: float
-    compute_s: float
-    sampler_s: float
-    moved_byte: float
-    energy_flop: float
+    xp: Any
+    decode_attention_time: Callable[..., OperatorTime]
+    prefill_attention_time: Callable[..., OperatorTime]
+    smooth_maximum: Callable
+    compute_share: Callable
 
 
-@dataclass(frozen=True)
-class _Attention:
-    """Attention and recurrent state of a step or of a run of steps; arrays broadcast over steps."""
+_CONTEXT_KERNELS = (decode_attention_time, prefill_attention_time, smooth_maximum, compute_share)
+_ARRAYS = _Numbers(np, *_CONTEXT_KERNELS)
+_FLOATS = _Numbers(Floats, *map(on_floats, _CONTEXT_KERNELS))
 
-    seconds: np.ndarray
-    compute_s: np.ndarray  # the part of `seconds` laid to arithmetic
-    moved_byte: np.ndarray
-    energy_flop: np.ndarray
+
+class _Sum:
+    """Attention and recurrent state, added up: of many steps in arrays (S,), or of one step in floats."""
+
+    def __init__(self, steps: int | None = None) -> None:
+        zeros = (0.0,) * 5 if steps is None else np.zeros((5, steps))
+        self.start_s, self.compute_s, self.memory_s, self.moved_byte, self.energy_flop = zeros
+
+    def add(self, work: _Work, count: float, where: np.ndarray | None = None) -> None:
+        """Add `count` times `work`, which belongs to the steps `where` (None: to all)."""
+        time = work.time
+        if where is None:
+            self.start_s = self.start_s + count * time.start_s
+            self.compute_s = self.compute_s + count * time.compute_s
+            self.memory_s = self.memory_s + count * time.memory_s
+            self.moved_byte = self.moved_byte + count * work.byte
+            self.energy_flop = self.energy_flop + count * work.energy_flop
+            return
+        self.start_s[where] += count * time.start_s
+        self.compute_s[where] += count * time.compute_s
+        self.memory_s[where] += count * time.memory_s
+        self.moved_byte[where] += count * work.byte
+        self.energy_flop[where] += count * work.energy_flop
+
+
+class _Work(NamedTuple):
+    """One layer's attention or recurrent state: time, bytes moved, FLOPs in terms of the energy of 16-bit ones."""
+
+    time: OperatorTime
+    byte: np.ndarray | float
+    energy_flop: np.ndarray | float
 
 
 class StepModel:
-    """Cost of engine steps of one model, on one device, in one precision, under one calibration.
+    """Cost of engine steps of one model, on one group of devices, in one precision, under one calibration.
 
     sampler: "greedy", or "full" for temperature with top-k, top-p and penalties. cuda_graphs: decode-only steps
-    replay a graph; steps with prefill are always launched kernel by kernel.
+    replay a graph; steps with prefill are always launched kernel by kernel. async_scheduling: the host prepares the
+    next step while the GPU works, so that whichever is slower sets the pace.
     """
 
     def __init__(
@@ -77,213 +130,184 @@ class StepModel:
         calibration: Calibration,
         sampler: str = "full",
         cuda_graphs: bool = True,
+        parallel: Parallelism = SINGLE,
+        async_scheduling: bool = False,
     ) -> None:
         if sampler not in SAMPLERS:
             raise UserError(f"unknown sampler '{sampler}', expected one of {', '.join(SAMPLERS)}")
+        parallel.check(model)
         self.model, self.device, self.precision, self.calibration = model, device, precision, calibration
-        self.sampler, self.cuda_graphs = sampler, cuda_graphs
-        self.plan: ForwardPlan = plan_forward(model, precision)
+        self.sampler, self.cuda_graphs, self.parallel = sampler, cuda_graphs, parallel
+        self.async_scheduling = async_scheduling
+        self.plan: ForwardPlan = plan_forward(model, precision, parallel)
+        self.rules = key_rules(model)
         self.p = calibration.parameters
-        self.idle_power_w = calibration.idle_w if calibration.idle_w is not None else device.power.idle_w
-        self._linear_cache: dict[tuple[int, int], _Linear] = {}
+        self.idle_power_w = (
+            calibration.idle_w if calibration.idle_w is not None else device.power.idle_w
+        ) * parallel.world_size
+        self._tokens = TokenCosts(self.plan, device, self.p, precision.base_byte, sampler == "greedy", parallel)
         peaks = device.compute.peak_flop_per_s
-        self._base_dtype = compute_dtype(device, precision.base)
-        self._quantised_dtype = compute_dtype(device, precision.activations)
-        self._attention_peak = peaks[self._base_dtype] * self.p.attention_compute_fraction
         self._vector_peak = peaks["fp32"]
-        self._bandwidth = device.memory.bandwidth_byte_per_s
+        self._bandwidth = device.memory.bandwidth_byte_per_s * self.p.gemm16.memory_fraction
+        self._attention_energy = self._tokens.relative_energy(compute_dtype(device, precision.base_activation))
+        peak = peaks[compute_dtype(device, precision.base_activation)]
+        self._expand_flop_per_s = peak * self.p.gemm16.compute_fraction
+        self._vector_energy = self._tokens.relative_energy("fp32")
 
     # -- public: time and energy ---------------------------------------------------------------------------
 
+    def price(self, steps: Steps) -> StepCosts:
+        """Cost of every row of `steps`. A row with prefill runs outside CUDA graphs."""
+        whole, steps = steps, self._micro_batches(steps, np)
+        linear = self._tokens.by_tokens.rows(np.ceil(steps.new_tok).astype(np.int64))
+        linear = linear + self._tokens.by_sampled.rows(np.ceil(steps.sampled).astype(np.int64))
+        total = _Sum(len(steps))
+        where = None if steps.decode_sequences.all() else np.flatnonzero(steps.decode_sequences)
+        if where is None or len(where):
+            some = steps if where is None else steps.take(where)
+            for work in self.plan.attention:
+                total.add(self._decode(work, some, some.decode_keys[:, work.rule], _ARRAYS), work.count, where)
+        where = np.flatnonzero(steps.prefill_tok)
+        if len(where):
+            some = steps.take(where)
+            for work in self.plan.attention:
+                pairs, keys = some.prefill_pairs[:, work.rule], some.prefill_keys[:, work.rule]
+                total.add(self._prefill(work, some, pairs, keys, _ARRAYS), work.count, where)
+        for work in self.plan.states:
+            total.add(self._state(work, steps, _ARRAYS), work.count)
+        return self._assemble(linear.T, total, steps, whole, np)
+
     def step(self, batch: Batch) -> StepCost:
-        """Cost of one step. A batch with prefill runs outside CUDA graphs."""
-        linear = self._linear(batch.new_tok, batch.sampled_sequences)
-        parts = []
-        if len(batch.decode_context_tok):
-            parts.append(self._decode_attention(batch.decode_context_tok, 1))
-        if batch.prefill:
-            parts.append(self._prefill_attention(batch))
-        attention = _Attention(
-            *(sum((getattr(a, name) for a in parts), np.zeros(1)) for name in _Attention.__dataclass_fields__)
-        )
-        graph = self.cuda_graphs and not batch.prefill
-        run = self._assemble(linear, attention, graph, batch.sampled_sequences)
-        return StepCost(float(run.seconds[0]), float(run.joules[0]), run.shares)
+        """Cost of one step: what `price` says of one row, in floats."""
+        whole = Steps(*batch_sums(batch, self.rules))
+        step = self._micro_batches(whole, Floats)
+        by_tokens = self._tokens.by_tokens.row(math.ceil(step.new_tok))
+        linear = [a + b for a, b in zip(by_tokens, self._tokens.by_sampled.row(math.ceil(step.sampled)))]
+        total = _Sum()
+        for work in self.plan.attention:
+            if step.decode_sequences:
+                total.add(self._decode(work, step, step.decode_keys[work.rule], _FLOATS), work.count)
+            if step.prefill_tok:
+                pairs, keys = step.prefill_pairs[work.rule], step.prefill_keys[work.rule]
+                total.add(self._prefill(work, step, pairs, keys, _FLOATS), work.count)
+        for work in self.plan.states:
+            total.add(self._state(work, step, _FLOATS), work.count)
+        costs = self._assemble(linear, total, step, whole, Floats)
+        return StepCost(costs.seconds, costs.joules, costs.shares)
 
     def decode_run(self, context_tok: np.ndarray, steps: int) -> DecodeRun:
         """Cost of `steps` decode steps; step j runs with contexts context_tok + j (KV tokens before the step)."""
-        n = len(context_tok)
-        return self._assemble(self._linear(n, n), self._decode_attention(context_tok, steps), self.cuda_graphs, n)
+        costs = self.price(Steps.from_decode_run(context_tok, steps, self.rules))
+        shares = {cause: float(share.sum()) for cause, share in costs.shares.items()}
+        return DecodeRun(costs.seconds, costs.joules, shares)
 
-    # -- linear layers, elementwise traffic, sampler ---------------------------------------------------------
+    # -- attention and recurrent state: of many steps in arrays, of one in floats -------------------------------
 
-    def _linear(self, tokens: int, sampled: int) -> _Linear:
-        key = (tokens, sampled)
-        found = self._linear_cache.get(key)
-        if found is None:
-            found = self._linear_cache[key] = self._compute_linear(tokens, sampled)
-        return found
+    def _micro_batches(self, steps: Steps, xp) -> Steps:
+        """What one pipeline stage sees at a time: a share of the decoding sequences, prompts as a whole.
 
-    def _compute_linear(self, tokens: int, sampled: int) -> _Linear:
-        memory_s = compute_s = moved = flops = 0.0
-        for gemm in self.plan.gemms:
-            seconds, share, byte, energy_flop = self._gemm(gemm, sampled if gemm.rows == "sampled" else tokens)
-            compute_s += seconds * share
-            memory_s += seconds * (1.0 - share)
-            moved += byte
-            flops += energy_flop
-        byte = self.plan.elementwise_byte_per_tok * tokens
-        memory_s += byte / (self._bandwidth * self.p.weight_bandwidth_fraction)
-        sampler_s, sampler_byte = self._sampling(sampled)
-        return _Linear(memory_s, compute_s, sampler_s, moved + byte + sampler_byte, flops)
+        pp micro-batches (no more than there are sequences) pass pp stages, so a step of all of them lasts as long as
+        one micro-batch takes through the whole model.
+        """
+        if self.parallel.pp == 1:
+            return steps
+        parts = xp.clip(steps.decode_sequences, 1.0, float(self.parallel.pp))
+        each = steps.decode_keys
+        keys = [of_rule / parts for of_rule in each] if xp is Floats else each / parts[:, None]
+        return Steps(
+            steps.decode_sequences / parts, keys, steps.prefill_sequences, steps.prefill_tok,
+            steps.prefill_cached_tok, steps.prefill_pairs, steps.prefill_keys,
+            (steps.sampled - steps.decode_sequences) + steps.decode_sequences / parts,
+        )  # fmt: skip
 
-    def _gemm(self, gemm: Gemm, rows: int) -> tuple[float, float, float, float]:
-        """(seconds, compute share, bytes, 16-bit FLOP equivalents) of all products of one kind in a pass."""
-        if rows == 0:
-            return 0.0, 0.0, 0.0, 0.0
-        copies = 1.0  # weight matrices touched per product: distinct experts for MoE
-        rows_each = float(rows)
-        if gemm.rows == "experts":
-            copies = touched_experts(gemm.experts, gemm.experts_per_token, rows)
-            rows_each = rows * gemm.experts_per_token / copies
-        dtype = self._quantised_dtype if gemm.quantised else self._base_dtype
-        inner, outer = gemm.in_features, gemm.out_features
-        element = self.precision.base_byte
-        byte = copies * (inner * outer * gemm.weight_byte + rows_each * (inner + outer) * element)
-        flop = copies * 2.0 * rows_each * inner * outer
-        memory_s = byte / (self._bandwidth * self.p.weight_bandwidth_fraction)
-        if rows_each <= self.p.skinny_rows:
-            # Kernels on the vector units: each row beyond the first is another multiplication of every weight
-            # that has just been loaded, and is not hidden behind the loads.
-            extra = copies * 2.0 * max(rows_each - 1.0, 0.0) * inner * outer
-            compute_s = self._vector_seconds(extra)
-            energy_flop = flop - extra + extra * self._relative_energy("fp32")
-            seconds = compute_s + memory_s
-            share = compute_s / seconds
-        else:
-            compute = self.device.compute
-            byte += copies * reread_byte(rows_each, inner, outer, compute.sm_count, compute.l2_byte, element)
-            memory_s = byte / (self._bandwidth * self.p.weight_bandwidth_fraction)
-            compute_s = min(self._tensor_seconds(rows_each, outer, inner, copies, dtype), self._vector_seconds(flop))
-            energy_flop = flop * self._relative_energy(dtype)
-            seconds = float(smooth_maximum(compute_s, memory_s, self.p.roofline_exponent))
-            share = float(compute_share(compute_s, memory_s, self.p.roofline_exponent))
-        count = gemm.count
-        return count * seconds, share, count * byte, count * energy_flop
+    def _decode(self, work: AttentionWork, steps: Steps, keys, numbers: _Numbers) -> _Work:
+        n, kv, element = steps.decode_sequences, self.precision.kv_byte, self.precision.base_byte
+        time = numbers.decode_attention_time(
+            n, keys, q_heads=work.q_heads, kv_heads=work.kv_heads, head_dim=work.decode_head_dim, kv_byte=kv,
+            kv_elements_per_tok=work.kv_elements_per_tok, flop_per_pair=work.decode_flop_per_pair,
+            device=self.device, p=self.p.decode,
+        )  # fmt: skip
+        byte = (keys + n) * work.kv_elements_per_tok * kv + n * work.query_elements_per_tok * element
+        return _Work(time, byte, keys * work.decode_flop_per_pair * self._attention_energy)
 
-    def _tensor_seconds(self, rows: float, outer: int, inner: int, copies: float, dtype: str) -> float:
-        peak = self.device.compute.peak_flop_per_s[dtype]
-        fraction = self.p.gemm_compute_fraction_8bit if dtype in ("fp8", "int8") else self.p.gemm_compute_fraction
-        # Grouped products share the multiprocessors: tiles of all touched experts fill the waves together.
-        work = float(padded_work(np.ceil(rows), outer * copies, self.device.compute.sm_count))
-        return 2.0 * work * inner / (peak * fraction)
+    def _prefill(self, work: AttentionWork, steps: Steps, pairs, keys, numbers: _Numbers) -> _Work:
+        kv, element = self.precision.kv_byte, self.precision.base_byte
+        time = numbers.prefill_attention_time(
+            steps.prefill_sequences, steps.prefill_tok, pairs, keys, q_heads=work.q_heads, kv_heads=work.kv_heads,
+            head_dim=work.head_dim, kv_byte=kv, kv_elements_per_tok=work.kv_elements_per_tok,
+            query_elements_per_tok=work.prefill_query_elements_per_tok, flop_per_pair=work.prefill_flop_per_pair,
+            device=self.device, p=self.p.prefill,
+        )  # fmt: skip
+        byte = (keys + steps.prefill_tok) * work.kv_elements_per_tok * kv
+        byte = byte + steps.prefill_tok * work.prefill_query_elements_per_tok * element
+        # Keys and values of a compressed cache are made again, by a large matrix product.
+        expand_flop = steps.prefill_cached_tok * work.expand_flop_per_cached_tok
+        time = OperatorTime(time.start_s, time.compute_s + expand_flop / self._expand_flop_per_s, time.memory_s)
+        return _Work(time, byte, (pairs * work.prefill_flop_per_pair + expand_flop) * self._attention_energy)
 
-    def _vector_seconds(self, flop: float) -> float:
-        """Matrix-vector kernels run on the vector units: no tiles to fill, so libraries use them for a row."""
-        return flop / (self._vector_peak * self.p.skinny_vector_fraction)
-
-    def _relative_energy(self, dtype: str) -> float:
-        """Energy of one FLOP relative to 16 bit: units are sized to draw about the same at their peak rates."""
-        peaks = self.device.compute.peak_flop_per_s
-        return peaks["fp16"] / peaks[dtype]
-
-    def _sampling(self, sampled: int) -> tuple[float, float]:
-        """(seconds, bytes) of turning logits into tokens."""
-        if sampled == 0:
-            return 0.0, 0.0
-        full = self.sampler == "full"
-        passes = max(self.p.sampler_passes, _GREEDY_PASSES) if full else _GREEDY_PASSES
-        byte = passes * _LOGIT_BYTE * sampled * self.plan.vocab_size
-        seconds = byte / (self._bandwidth * self.p.weight_bandwidth_fraction)
-        return seconds + (self.p.sampler_start_s if full else 0.0), byte
-
-    # -- attention and recurrent state -----------------------------------------------------------------------
-
-    def _decode_attention(self, context_tok: np.ndarray, steps: int) -> _Attention:
-        n = len(context_tok)
-        total = self._states(n, n, steps)
-        element = self.precision.base_byte
-        for work in self.plan.attention:
-            keys = work.decode_keys(context_tok, steps)
-            kv_byte = work.kv_elements_per_tok * self.precision.kv_byte
-            byte = (keys + n) * kv_byte + n * work.query_elements_per_tok * element  # read all, write one per sequence
-            total = self._with_attention(total, work.count, byte, keys * work.decode_flop_per_pair)
-        return total
-
-    def _prefill_attention(self, batch: Batch) -> _Attention:
-        total = self._states(len(batch.prefill), sum(chunk.new_tok for chunk in batch.prefill), 1)
-        element = self.precision.base_byte
-        for work in self.plan.attention:
-            for chunk in batch.prefill:
-                pairs, read = work.keys_read(chunk)
-                byte = (read + chunk.new_tok) * work.kv_elements_per_tok * self.precision.kv_byte
-                byte += chunk.new_tok * work.prefill_query_elements_per_tok * element
-                flop = pairs * work.prefill_flop_per_pair + chunk.cached_tok * work.expand_flop_per_cached_tok
-                total = self._with_attention(total, work.count, np.array([byte]), np.array([flop]))
-        return total
-
-    def _with_attention(self, total: _Attention, count: int, byte: np.ndarray, flop: np.ndarray) -> _Attention:
-        """`total` plus `count` layers of attention that move `byte` and compute `flop` each."""
-        memory_s = byte / (self._bandwidth * self.p.kv_bandwidth_fraction)
-        compute_s = flop / self._attention_peak
-        seconds = count * smooth_maximum(compute_s, memory_s, self.p.roofline_exponent)
-        return _Attention(
-            total.seconds + seconds,
-            total.compute_s + seconds * compute_share(compute_s, memory_s, self.p.roofline_exponent),
-            total.moved_byte + count * byte,
-            total.energy_flop + count * flop,
-        )
-
-    def _states(self, sequences: int, tokens: int, steps: int) -> _Attention:
-        """Recurrent layers, per step: state read and written once per sequence, scans on the vector units."""
-        seconds = compute = moved = flops = 0.0
-        for work in self.plan.states:
-            byte = 2.0 * work.state_byte_per_sequence * sequences
-            flop = work.flop_per_tok * tokens
-            memory_s = byte / (self._bandwidth * self.p.weight_bandwidth_fraction)
-            compute_s = flop / (self._vector_peak * self.p.gemm_compute_fraction)
-            layer_s = float(smooth_maximum(compute_s, memory_s, self.p.roofline_exponent))
-            seconds += work.count * layer_s
-            compute += work.count * layer_s * float(compute_share(compute_s, memory_s, self.p.roofline_exponent))
-            moved += work.count * byte
-            flops += work.count * flop * self._relative_energy("fp32")
-        return _Attention(*(np.full(steps, value) for value in (seconds, compute, moved, flops)))
+    def _state(self, work: StateWork, steps: Steps, numbers: _Numbers) -> _Work:
+        """Recurrent layers: state read and written once per sequence, scans on the vector units."""
+        byte = 2.0 * work.state_byte_per_sequence * (steps.decode_sequences + steps.prefill_sequences)
+        flop = work.flop_per_tok * steps.new_tok
+        memory_s, compute_s = byte / self._bandwidth, flop / (self._vector_peak * self.p.gemm16.compute_fraction)
+        exponent = self.p.gemm16.roof_exponent
+        seconds = numbers.smooth_maximum(compute_s, memory_s, exponent)
+        share = numbers.compute_share(compute_s, memory_s, exponent)
+        time = OperatorTime(0.0 * seconds, seconds * share, seconds * (1.0 - share))
+        return _Work(time, byte, flop * self._vector_energy)
 
     # -- assembly ---------------------------------------------------------------------------------------------
 
-    def _assemble(self, linear: _Linear, attention: _Attention, graph: bool, sequences: int) -> DecodeRun:
-        """Add overheads and energy; split every second by cause."""
-        steps = len(attention.seconds)
-        starts_s = self.plan.kernels * self.p.kernel_start_s
-        gpu_s = linear.memory_s + linear.compute_s + attention.seconds + starts_s
-        # Outside graphs the host launches ahead of the GPU: whichever is slower sets the pace.
-        launching_s = 0.0 if graph else self.plan.kernels * self.p.eager_launch_s
-        waiting_s = np.maximum(0.0, launching_s - gpu_s)
-        host_s = self.p.step_host_s + self.p.sequence_host_s * sequences
-        seconds = gpu_s + waiting_s + linear.sampler_s + host_s
-        dynamic_j = self.p.byte_j * (linear.moved_byte + attention.moved_byte)
-        dynamic_j = dynamic_j + self.p.flop_j * (linear.energy_flop + attention.energy_flop)
-        static_w = self.idle_power_w + self.p.busy_w
-        stretchable_s = linear.compute_s + attention.compute_s
-        held_s = np.clip(self._shortest_under_limit(dynamic_j, static_w) - seconds, 0.0, stretchable_s)
-        total_s = seconds + held_s
-        joules = np.minimum(static_w * total_s + dynamic_j, self.device.power.limit_w * total_s)
-        shares = {
-            "memory": steps * linear.memory_s,
-            "compute": steps * linear.compute_s,
-            "attention": float(attention.seconds.sum()),
-            "launch": float(steps * starts_s + waiting_s.sum()),
-            "host": steps * host_s,
-            "sampler": steps * linear.sampler_s,
-            "power cap": float(held_s.sum()),
-        }
-        return DecodeRun(total_s, joules, shares)
+    def _assemble(self, linear, attention: _Sum, steps: Steps, whole: Steps, xp) -> StepCosts:
+        """Add overheads and energy; split every second by cause. `linear` is indexed by cost column.
 
-    def _shortest_under_limit(self, dynamic_j: np.ndarray, static_w: float) -> np.ndarray:
-        """Shortest time in which this energy keeps mean power at the device's limit; 0 where nothing is to spare.
-
-        Under a limit the device lowers the clock of its cores, not of its memory: what computes takes longer, up to
-        twice as long, while bytes keep their pace and cost less at the lower voltage.
+        `steps` is what one pipeline stage sees at a time, `whole` all micro-batches.
         """
-        room_w = self.device.power.limit_w - static_w
-        return dynamic_j / room_w if room_w > 0.0 else np.zeros_like(dynamic_j)
+        engine = self.p.engine
+        graph = (steps.prefill_tok == 0) & self.cuda_graphs
+        message_s = xp.where(graph, linear[MESSAGE], linear[EAGER_MESSAGE])
+        attention_s = attention.start_s + attention.compute_s + attention.memory_s
+        gpu_s = linear[START] + linear[COMPUTE] + linear[MEMORY] + attention_s + message_s
+        # Outside graphs the host launches ahead of the GPU: whichever is slower sets the pace.
+        launching_s = xp.where(graph, 0.0, self.plan.launches * engine.eager_launch_s)
+        waiting_s = xp.maximum(0.0, launching_s - gpu_s)
+        host_s = engine.step_host_s + engine.sequence_host_s * whole.sampled
+        host_s = host_s + engine.prefill_host_s * (steps.prefill_tok > 0)
+        sampler_s = linear[SAMPLER]
+        if self.async_scheduling:
+            host_s = xp.maximum(0.0, host_s - (gpu_s + waiting_s + sampler_s))
+        seconds = gpu_s + waiting_s + sampler_s + host_s
+        pp = self.parallel.pp
+        # Stages without a micro-batch of their own wait: short pipelines of few sequences, and prompts.
+        busy = 1.0 if pp == 1 else whole.new_tok / (xp.maximum(steps.new_tok, 1e-9) * pp)
+        held_s, joules = self._power(linear, attention, seconds, busy, xp)
+        shares = {
+            "memory": linear[MEMORY],
+            "compute": linear[COMPUTE],
+            "attention": attention_s,
+            "launch": linear[START] + waiting_s,
+            "communication": message_s,
+            "host": host_s,
+            "sampler": sampler_s,
+            "power cap": held_s,
+        }
+        return StepCosts(seconds + held_s, joules, shares)
+
+    def _power(self, linear, attention: _Sum, seconds, busy, xp) -> tuple:
+        """(seconds that a power cap adds, joules of all devices).
+
+        Kernels were measured on boards at their own limit, so their times hold what that costs. Under a lower cap a
+        device lowers the clock of its cores, not of its memory: what computes takes longer, up to
+        twice as long, while bytes keep their pace and cost less at the lower voltage. `busy`: share of the devices that
+        have a micro-batch to work on.
+        """
+        power, limit_w = self.p.power, self.device.power.limit_w
+        dynamic_j = power.byte_j * (linear[MOVED_BYTE] + attention.moved_byte)
+        dynamic_j = dynamic_j + power.flop_j * (linear[ENERGY_FLOP] + attention.energy_flop)
+        static_w = self.idle_power_w / self.parallel.world_size + power.busy_w
+        room_w = limit_w - static_w
+        shortest_s = dynamic_j / room_w if room_w > 0.0 else 0.0 * dynamic_j
+        capped = limit_w < (self.device.power.board_limit_w or limit_w)
+        held_s = xp.clip(shortest_s - seconds, 0.0, capped * (linear[COMPUTE] + attention.compute_s))
+        total_s = seconds + held_s
+        return held_s, xp.minimum(static_w * total_s + busy * dynamic_j, limit_w * total_s) * self.parallel.world_size

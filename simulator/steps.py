@@ -49,7 +49,7 @@ class Steps:
     @staticmethod
     def from_batches(batches: Iterable[Batch], rules: Sequence[KeyRule]) -> Steps:
         """One row per batch."""
-        rows = [_row(batch, rules) for batch in batches]
+        rows = [batch_sums(batch, rules) for batch in batches]
         return Steps(*(np.array(column, dtype=float) for column in zip(*rows)))
 
     @staticmethod
@@ -62,17 +62,22 @@ class Steps:
         return Steps(many, empty if keys is None else keys, none, none, none, empty, empty, many)
 
 
-def _row(batch: Batch, rules: Sequence[KeyRule]) -> tuple:
-    contexts = batch.decode_context_tok
-    decode_keys = [float(rule.decode_keys(contexts, 1)[0]) if len(contexts) else 0.0 for rule in rules]
-    read = [[rule.keys_read(chunk) for chunk in batch.prefill] for rule in rules]
+def batch_sums(batch: Batch, rules: Sequence[KeyRule]) -> tuple:
+    """The sums of one step in the order of the fields of `Steps`: floats, and lists by key rule."""
+    contexts, prefill = batch.decode_context_tok, batch.prefill
+    running = len(contexts)
+    decode_keys = [rule.decode_keys_now(contexts) if running else 0.0 for rule in rules]
+    if not prefill:
+        none = [0.0] * len(rules)
+        return float(running), decode_keys, 0.0, 0.0, 0.0, none, none, float(running)
+    read = [[rule.keys_read(chunk) for chunk in prefill] for rule in rules]
     return (
-        len(contexts),
+        float(running),
         decode_keys,
-        len(batch.prefill),
-        sum(chunk.new_tok for chunk in batch.prefill),
-        sum(chunk.cached_tok for chunk in batch.prefill),
+        float(len(prefill)),
+        float(sum(chunk.new_tok for chunk in prefill)),
+        float(sum(chunk.cached_tok for chunk in prefill)),
         [sum(pairs for pairs, _ in chunks) for chunks in read],
         [sum(keys for _, keys in chunks) for chunks in read],
-        batch.sampled_sequences,
+        float(batch.sampled_sequences),
     )

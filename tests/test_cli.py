@@ -14,12 +14,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 import hwspecs
+from calibration.write import profile_text
 from simulator.cli.main import simulate
-from simulator.device import list_devices
+from simulator.device import list_devices, load_device
 from simulator.errors import UserError
 from simulator.model import default_ladder, list_models, load_model
+from simulator.profile import FittedOn
+from simulator.profile_parts import compose
 from simulator.scenario import KV_ROOM_TOK, WEIGHTS_SHARE, WEIGHTS_SHARE_UNIFIED, Scenario, prepare, simulate_scenario
 from simulator.strategies import list_strategies
 
@@ -189,17 +193,138 @@ def test_default_model_grows_when_weights_shrink():
     assert sizes[0] < sizes[1]
 
 
-def test_every_way_out_of_the_fitted_range_widens_the_interval():
-    short = {"thinking_tok": 200, "answer_tok": 100, "problem_tok": 100}
-    inside = simulate_scenario(Scenario("orin", "single", model=SMALL, repetitions=1, strategy_parameters=short))
-    outside = simulate_scenario(
-        Scenario("orin", "single", model=SMALL, repetitions=1, strategy_parameters={**short, "problem_tok": 30000})
-    )
+def fitted_profile(folder: Path, gpu: str = "orin") -> Path:
+    """A profile that claims to be fitted on few runs of a small model; its figures are the defaults."""
+    device = load_device(gpu)
+    fit = FittedOn(
+        files=("runs.csv",), sha256="ab" * 32, rows=9, models=(SMALL,), weights=("bf16",), kv_caches=("bf16",),
+        features=(), cuda_graphs=(True,), max_batch=8, max_context_tok=2000, max_prompt_tok=1000,
+        min_parameters=1.4e9, max_parameters=1.9e9, power_modes=(device.power_mode,) if device.power_mode else (),
+    )  # fmt: skip
+    profile = replace(compose(device), id="mine", gpu=device.id, reference_gpu=None, idle_w=3.0, fitted_on=fit)
+    path = folder / "mine.toml"
+    path.write_text(profile_text(profile, "a test"))
+    return path
+
+
+def test_every_way_out_of_the_fitted_range_widens_the_interval(tmp_path):
+    path = str(fitted_profile(tmp_path))
+
+    def flown(**changes):
+        short = {"thinking_tok": 200, "answer_tok": 100, "problem_tok": 100, **changes}
+        scenario = Scenario("orin", "single", model=SMALL, repetitions=1, strategy_parameters=short, calibration=path)
+        return simulate_scenario(scenario)
+
+    inside, outside = flown(), flown(problem_tok=30000)
     assert inside.calibration["extrapolated"] == [] and inside.calibration["status"] == "fitted"
     ways = len(outside.calibration["extrapolated"])
-    assert ways >= 1
+    assert ways == 2  # context and prompt
     ratio = outside.interval_log_sd["tpot"] / inside.interval_log_sd["tpot"]
     assert ratio == pytest.approx(2 ** (ways / 2))
+
+
+# -- several devices, other engines, other arithmetic ---------------------------------------------------------------
+
+MOE, LARGE = "Qwen/Qwen3-30B-A3B", "deepseek-ai/DeepSeek-R1-Distill-Llama-70B"
+H100 = ("--gpu", "h100", "--strategy", "single", "--repetitions", "1", "--thinking-tok", "64", "--answer-tok", "16")
+
+
+def flown(run, *args: str) -> dict:
+    result = run(*H100, *args, "--json")
+    assert result.code == 0, result.err
+    return json.loads(result.out)
+
+
+def test_tensor_parallel_size_reaches_every_figure(run):
+    one, two = (flown(run, "--model", SMALL, *more) for more in ((), ("--tensor-parallel-size", "2")))
+    assert one["parallel"] == {"tp": 1, "pp": 1, "ep": 1, "dp": 1}
+    assert two["parallel"] == {"tp": 2, "pp": 1, "ep": 1, "dp": 1}
+    assert two["gpu_name"] == f"2 x {one['gpu_name']}"
+    assert two["power"]["limit_w"] == 2 * one["power"]["limit_w"]
+    assert two["power"]["idle_w"] == 2 * one["power"]["idle_w"]
+    assert two["price"]["usd_per_hour"] == 2 * one["price"]["usd_per_hour"]
+    assert one["memory"]["weights_byte"] / 2 <= two["memory"]["weights_byte"] < one["memory"]["weights_byte"]
+    assert two["summary"]["mean_power_w"] > one["summary"]["mean_power_w"]
+    assert "communication" in two["bottleneck_share"]
+    assert one["bottleneck_share"].get("communication", 0.0) == 0.0 < two["bottleneck_share"]["communication"]
+    assert any("2 devices: tensor parallel over 2" in line for line in two["assumptions"])
+
+
+def test_a_model_that_needs_four_devices(run):
+    assert "does not fit" in refused(run(*H100, "--model", LARGE))
+    found = flown(run, "--model", LARGE, "--tensor-parallel-size", "4")
+    assert found["memory"]["weights_byte"] < found["memory"]["capacity_byte"] / 2
+    text = run(*H100, "--model", LARGE, "--tensor-parallel-size", "4").out
+    assert "communication" in text and "4 x NVIDIA H100" in text
+
+
+def test_the_default_model_grows_with_the_devices(run):
+    one, four = (flown(run, "--tensor-parallel-size", n) for n in ("1", "4"))
+    assert four["parameters"] > one["parameters"]
+
+
+def test_pipeline_parallel_size(run):
+    found = flown(run, "--model", LARGE, "--pipeline-parallel-size", "4")
+    assert found["parallel"] == {"tp": 1, "pp": 4, "ep": 1, "dp": 1}
+    assert any("4 pipeline stage(s)" in line for line in found["assumptions"])
+
+
+def test_expert_parallel_holds_whole_experts(run):
+    slices, whole = (
+        flown(run, "--model", MOE, "--tensor-parallel-size", "4", *more) for more in ((), ("--enable-expert-parallel",))
+    )
+    assert slices["parallel"]["ep"] == 1 and whole["parallel"]["ep"] == 4
+    assert whole["memory"]["weights_byte"] == pytest.approx(slices["memory"]["weights_byte"])
+    assert any("expert parallel over 4" in line for line in whole["assumptions"])
+
+
+def test_more_devices_than_a_node_has_are_told(run):
+    found = flown(run, "--model", SMALL, "--pipeline-parallel-size", "16")
+    assert any("8 NVIDIA H100" in line and "in a node" in line for line in found["assumptions"])
+
+
+def test_activations_reach_the_arithmetic(run):
+    native, weight_only, cast = (
+        flown(run, "--model", SMALL, *more)
+        for more in (("--weights", "fp8"), ("--weights", "fp8", "--activations", "bf16"), ("--activations", "fp32"))
+    )
+    assert native["precision"]["activations"] == "fp8" and weight_only["precision"]["activations"] == "bf16"
+    assert cast["precision"] == {"weights": "bf16", "activations": "fp32", "kv_cache": "bf16"}
+    assert cast["summary"]["tpot_s_p50"] > weight_only["summary"]["tpot_s_p50"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "family"), [("vllm", "vllm"), ("vllm:0.7.3", "vllm-v0"), ("sglang", "sglang"), ("trtllm", "trtllm")]
+)
+def test_engines_bring_their_overheads(run, engine, family):
+    found = flown(run, "--model", SMALL, "--engine", engine)
+    assert found["calibration"]["engine"] == family
+    assert not any("overheads are those of" in note for note in found["calibration"]["notes"])
+
+
+def test_an_engine_that_nobody_knows_borrows_overheads_and_says_so(run):
+    found = flown(run, "--model", SMALL, "--engine", "mystery:1.2")
+    assert any("mystery" in note and "overheads are those of vllm" in note for note in found["calibration"]["notes"])
+    assert "mystery" in run(*H100, "--model", SMALL, "--engine", "mystery:1.2").out
+
+
+@pytest.mark.parametrize("gpu", ["h100", "orin"])
+def test_every_engine_flies(run, gpu):
+    for engine in ("vllm", "vllm:0.5.5", "vllm:0.8.6", "sglang", "trtllm", "llama.cpp", "megatron", "transformers"):
+        result = run("--gpu", gpu, *H100[2:], "--model", SMALL, "--engine", engine, "--json")
+        assert result.code == 0, (engine, result.err)
+        assert json.loads(result.out)["summary"]["wall_s_p50"] > 0.0
+
+
+@pytest.mark.parametrize("gpu", ["a100", "b200", "mi300x", "rtx-4090"])
+@pytest.mark.parametrize("model", [SMALL, MOE, "google/gemma-3-4b-it", "nvidia/NVIDIA-Nemotron-Nano-9B-v2"])
+def test_parallel_step_by_step_gives_the_same_answer(run, gpu, model):
+    args = ("--gpu", gpu, "--strategy", "self_consistency", "--samples", "3", "--thinking-tok", "uniform:20:60",
+            "--answer-tok", "9", "--model", model, "--tensor-parallel-size", "2", "--pipeline-parallel-size", "2",
+            "--max-num-seqs", "8", "--repetitions", "1", "--json")  # fmt: skip
+    fast, slow = (json.loads(run(*args, *more).out)["summary"] for more in ((), ("--step-by-step",)))
+    for name, value in fast.items():
+        assert slow[name] == pytest.approx(value, rel=1e-9), name
 
 
 # -- a user's own files ---------------------------------------------------------------------------------------------
@@ -276,6 +401,21 @@ PDR = ("--gpu", "orin", "--strategy", "pdr")
         ((*PDR, "--model", "./none.json"), "none.json"),
         ((*PDR, "--calibration", "none.toml"), "none.toml"),
         (("--gpu", "none.toml", "--strategy", "pdr"), "none.toml"),
+        ((*H100, "--tensor-parallel-size", "0"), "whole number >= 1"),
+        ((*H100, "--pipeline-parallel-size", "x"), "found 'x', expected a whole number >= 1"),
+        ((*H100, "--model", SMALL, "--tensor-parallel-size", "5"), "12 heads cannot be split over tp = 5"),
+        ((*H100, "--model", "microsoft/phi-4", "--tensor-parallel-size", "4"), "10 KV heads"),
+        ((*H100, "--model", SMALL, "--pipeline-parallel-size", "99"), "28 layers cannot make 99 pipeline stages"),
+        ((*H100, "--model", SMALL, "--tensor-parallel-size", "2", "--enable-expert-parallel"), "has no experts"),
+        ((*H100, "--model", SMALL, "--enable-expert-parallel"), "has no experts"),
+        ((*H100, "--model", LARGE, "--tensor-parallel-size", "2", "--max-model-len", "130000"), "KV cache holds"),
+        ((*H100, "--activations", "int3"), "bf16"),
+        ((*H100, "--model", SMALL, "--weights", "nvfp4", "--activations", "nvfp4"), "no fp4 units"),
+        ((*H100, "--model", SMALL, "--weights", "int4", "--activations", "fp8"), "int4 weights need"),
+        ((*H100, "--model", SMALL, "--engine", "vllm:latest"), "version 'latest'"),
+        ((*H100, "--model", SMALL, "--engine", ":0.8"), "NAME[:VERSION]"),
+        ((*H100, "--model", SMALL, "--engine", "vllm:"), "NAME[:VERSION]"),
+        ((*H100, "--model", SMALL, "--engine", ""), "NAME[:VERSION]"),
         ((*PDR, "--usd-per-hour", "nan"), "finite number"),
         ((*PDR, "--usd-per-kwh", "-1"), ">= 0"),
         ((*PDR, "--plot", "flight.gif"), ".png, .svg, .pdf"),

@@ -7,6 +7,7 @@ from simulator.engine import EngineSettings
 from simulator.errors import UserError
 from simulator.memory import kv_byte_per_tok, plan_memory, weights_byte
 from simulator.model import load_model
+from simulator.parallel import Parallelism
 from simulator.precision import choose_precision
 
 LLAMA_8B, LLAMA_70B = "deepseek-ai/DeepSeek-R1-Distill-Llama-8B", "deepseek-ai/DeepSeek-R1-Distill-Llama-70B"
@@ -64,3 +65,48 @@ def test_the_remedy_names_what_is_at_fault():
     plan_memory(*hybrid, EngineSettings(max_num_seqs=8))
     with pytest.raises(UserError, match="own mxfp4"):
         plan_memory(*setup("openai/gpt-oss-120b", "h100", "bf16"), EngineSettings())
+
+
+def test_what_one_device_cannot_hold_four_can():
+    model, device, bf16 = setup(LLAMA_70B, "h100")
+    with pytest.raises(UserError, match="GiB are missing"):
+        plan_memory(model, device, bf16, EngineSettings())
+    plan = plan_memory(model, device, bf16, EngineSettings(), Parallelism(tp=4))
+    assert plan.weights_byte == pytest.approx(2 * model.parameters() / 4, rel=1e-3)
+    assert plan.kv_byte_per_tok == kv_byte_per_tok(model, bf16) / 4
+    used = plan.weights_byte + plan.activation_byte + plan.overhead_byte + plan.kv_capacity_tok * plan.kv_byte_per_tok
+    assert 0 <= plan.usable_byte - used < plan.kv_byte_per_tok * plan.block_size
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "expected_byte"),
+    [
+        # One byte for each of 671 B and 30.5 B weights; a second one for those of embedding and head.
+        ("deepseek-ai/DeepSeek-V3", "fp8-block", 671e9 + 2 * 129_280 * 7168),
+        ("Qwen/Qwen3-30B-A3B", "fp8-block", 30.5e9 + 2 * 151_936 * 2048),
+    ],
+)
+def test_quantised_checkpoints(name, weights, expected_byte):
+    model, _, precision = setup(name, "h100", weights)
+    assert weights_byte(model, precision) == pytest.approx(expected_byte, rel=0.005)
+
+
+def test_four_bit_formats_in_order_of_their_scales():
+    sizes = [weights_byte(*setup(LLAMA_8B, "b200", w)[::2]) for w in ("int4", "mxfp4", "nvfp4", "fp8", "bf16", "fp32")]
+    assert sizes == sorted(sizes)
+
+
+def test_layer_cast_takes_no_more_memory():
+    model, device = load_model(LLAMA_8B), load_device("h100")
+    plain, cast = (choose_precision(model, device, "bf16", activations)[0] for activations in (None, "fp32"))
+    assert weights_byte(model, cast) == weights_byte(model, plain)
+    assert kv_byte_per_tok(model, cast) == kv_byte_per_tok(model, plain)
+
+
+def test_more_tokens_and_sequences_in_a_step_leave_less_for_the_cache():
+    model, device, bf16 = setup(LLAMA_8B, "h100")
+    small, tokens, both = (
+        plan_memory(model, device, bf16, EngineSettings(max_num_batched_tokens=n, max_num_seqs=s)).kv_blocks
+        for n, s in ((2048, 128), (16384, 128), (16384, 1024))
+    )
+    assert small > tokens > both

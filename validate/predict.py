@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from calibration.records import RunRecord
-from calibration.replay import Setup, StepModels, Unsupported, calibration_for, operation, replay, resolve
+from calibration.replay import StepModels, replay
+from calibration.setup import Setup, Unsupported, calibration_for, operation, resolve
 from simulator.profile import Z90, Calibration
 
 # Which of a profile's spreads applies to a metric.
@@ -84,7 +85,7 @@ class Predictor:
         return out
 
     def _profile(self, setup: Setup) -> Calibration:
-        key = (setup.device.id, setup.device.power_mode, setup.record.engine)
+        key = (setup.device.id, setup.device.power_mode, setup.record.engine, setup.version)
         if key not in self._by_device:
             profile = self._by_device[key] = calibration_for(setup, self.profile_path)
             self.profiles[profile.id] = profile
@@ -99,7 +100,8 @@ def _device_name(setup: Setup) -> str:
 def extrapolations(setup: Setup, profile: Calibration) -> tuple[str, ...]:
     """How a run leaves the range that the profile was fitted on."""
     outside = profile.extrapolations(operation(setup))
-    engine = setup.record.engine
-    if engine and engine != profile.engine:
-        outside += (f"engine {engine}; the profile is for {profile.engine}",)
+    family = setup.family
+    if profile.engine != family.id or (setup.record.engine or family.engine) != family.engine:
+        ran = " ".join(part for part in (setup.record.engine, setup.version) if part)
+        outside += (f"engine {ran}; the calibration is for {profile.engine}",)
     return outside

@@ -61,7 +61,12 @@ def fit(gpu: str) -> dict[str, Solution]:
 
 def fit_phase(phase: str, gpus: Sequence[str], start: AttentionParameters | None = None) -> Solution:
     """One phase, one set of parameters for all `gpus` together, each GPU weighing the same."""
-    return _solve(phase, [load_rows(phase, gpu) for gpu in gpus], start or AttentionParameters())
+    return fit_rows(phase, [load_rows(phase, gpu) for gpu in gpus], start)
+
+
+def fit_rows(phase: str, sets: Sequence[Rows], start: AttentionParameters | None = None) -> Solution:
+    """The same on rows at hand, one set per GPU."""
+    return _solve(phase, sets, start or AttentionParameters())
 
 
 def parameters(phase: str, solution: Solution, base: Any = None) -> Any:
@@ -117,8 +122,12 @@ class Rows(NamedTuple):
 
 
 def load_rows(phase: str, gpu: str) -> Rows:
-    """The table of one phase and GPU. L2-hot rows stay in: the decode model is told what the L2 holds."""
-    table, device = tables.load(f"attention_{phase}", gpu), load_device(gpu)
+    """The bundled table of one phase and GPU."""
+    return rows_of(phase, tables.load(f"attention_{phase}", gpu), load_device(gpu))
+
+
+def rows_of(phase: str, table: tables.Table, device: Device) -> Rows:
+    """A table of one phase, measured on `device`. L2-hot rows stay in: the decode model is told what the L2 holds."""
     columns = {name: table[name].astype(float) for name in ("batch", "heads", "kv_heads", "head_dim")}
     columns["kv_byte"] = np.array([_KV_BYTE[name] for name in table["kv_dtype"]])
     length = table["q_len" if phase == "prefill" else "kv_len"].astype(float)

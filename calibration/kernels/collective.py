@@ -26,18 +26,23 @@ SCATTER = 0.08  # of one row around the model: repeated sizes and modes of one l
 # Limits of the custom kernel that a fit tries; least squares cannot move a threshold. vLLM's own limits lie among them.
 LIMITS_BYTE = (0.4e6, 0.75e6, 1.5e6, 3e6, 6e6, 12e6, 24e6)
 LIMIT_EXPONENTS = (0.0, 0.75, 1.5)
+LIMITS = tuple((limit, exponent) for exponent in LIMIT_EXPONENTS for limit in LIMITS_BYTE)
 _EAGER = ("eager_floor_s", "eager_copy_fraction")
 
 
 def load(gpu: str, mode: str | None = None, library: str = "vllm") -> Table:
     """Rows of the bundled all-reduce table of one GPU and library; `mode` "graph", "eager" or None for both."""
-    table = tables.load("allreduce", gpu)
-    chosen = (table["library"] == library) & (table["tp"] <= 8)
+    rows = rows_of(tables.load("allreduce", gpu), library)
     if mode is not None:
-        chosen &= table["mode"] == mode
-    if not chosen.any():
+        rows = tables.select(rows, rows["mode"] == mode)
+    if not rows["bytes"].size:
         raise UserError(f"all-reduce table of '{gpu}': found no {mode or ''} rows of library '{library}'")
-    return tables.select(table, chosen)
+    return rows
+
+
+def rows_of(table: Mapping[str, np.ndarray], library: str = "vllm") -> Table:
+    """The rows of a table that the model is about: one library, GPUs of one server (up to 8)."""
+    return tables.select(table, (table["library"] == library) & (table["tp"] <= 8))
 
 
 def predict(rows: Mapping[str, np.ndarray], device: Device, p: CollectiveParameters) -> np.ndarray:
@@ -57,21 +62,21 @@ def fit(
     rows: Mapping[str, np.ndarray] | Parts,
     device: Device | None = None,
     start: CollectiveParameters | None = None,
+    limits: Sequence[tuple[float, float]] = LIMITS,
 ) -> Solution:
     """Parameters of one GPU, or of several (`rows` a list of (rows, device)) jointly.
 
-    The custom kernel's limit is searched over a grid and reported among the values.
+    The custom kernel's limit is searched over the pairs `limits` (bytes, exponent), the first of equally good ones
+    wins, and reported among the values.
     """
     parts = [(rows, device)] if isinstance(rows, Mapping) else list(rows)
     start = start or CollectiveParameters()
     best: tuple[float, Solution] | None = None
-    for exponent in LIMIT_EXPONENTS:
-        for limit in LIMITS_BYTE:
-            tried = msgspec.structs.replace(start, custom_limit_byte=limit, custom_limit_exponent=exponent)
-            cost, solution = _fit_at_limit(parts, tried)
-            if best is None or cost < best[0]:
-                own = {"custom_limit_byte": limit, "custom_limit_exponent": exponent}
-                best = cost, with_values(solution, values={**solution.values, **own})
+    for limit, exponent in limits:
+        own = {"custom_limit_byte": limit, "custom_limit_exponent": exponent}
+        cost, solution = _fit_at_limit(parts, msgspec.structs.replace(start, **own))
+        if best is None or cost < best[0]:
+            best = cost, with_values(solution, values={**solution.values, **own})
     assert best is not None
     return best[1]
 

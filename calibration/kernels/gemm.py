@@ -18,8 +18,9 @@ from simulator.kernels.gemm import SPECS, GemmParameters, gemm_time
 # Scatter of one row that no smooth model explains: tables of the same silicon differ by this much (P5-P95 +-10 %).
 SCATTER = 0.06
 _WEIGHT_BYTE = {"bf16": 2.0, "fp8": 1.0}
-_NEVER_16 = ("bucket_rows", "quantise_start_s", "quantise_fraction", "quantise_row_s", "dequantise_fraction")
-_NEVER_8 = ("bucket_rows", "split_s", "inner_latency_s", "skinny_gain", "dequantise_fraction")
+_SERVING = ("skinny_rows", "skinny_vector_fraction")  # of libraries that no table was measured with
+_NEVER_16 = (*_SERVING, "bucket_rows", "quantise_start_s", "quantise_fraction", "quantise_row_s", "dequantise_fraction")
+_NEVER_8 = (*_SERVING, "bucket_rows", "split_s", "inner_latency_s", "skinny_gain", "dequantise_fraction")
 
 
 def start_16(device: Device) -> GemmParameters:
@@ -79,7 +80,7 @@ def fit(
     def errors(values: dict[str, float]) -> np.ndarray:
         p = msgspec.structs.replace(start, **values)
         return np.concatenate([
-            (np.log(predict(table, gpu, _own_bucket(p, gpu))) - log_s) / sd
+            (np.log(predict(table, gpu, own_bucket(p, gpu))) - log_s) / sd
             for (table, gpu), log_s, sd in zip(cold, measured, scatter)
         ])  # fmt: skip
 
@@ -92,7 +93,7 @@ def fitted(start: GemmParameters, solution: Solution) -> GemmParameters:
     return msgspec.structs.replace(start, **solution.values)
 
 
-def _own_bucket(p: GemmParameters, device: Device) -> GemmParameters:
+def own_bucket(p: GemmParameters, device: Device) -> GemmParameters:
     """The library's row bucket belongs to the device, also in a joint fit."""
     if p.bucket_rows == 0.0:
         return p

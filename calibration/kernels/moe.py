@@ -24,7 +24,7 @@ from simulator.precision import WEIGHT_BYTE, compute_dtype
 ERROR_SD = 0.1
 # Arithmetic classes: kernels that differ physically. 4-bit weights with 16-bit arithmetic come in two families.
 CLASSES = ("moe16", "moe8", "moe8_block", "moe4_weight_only", "moe_mxfp4", "moe_mxfp4_a8", "moe_nvfp4")
-_FORMATS: dict[str, tuple[str, str, str]] = {  # dtype of the table: class, weights, arithmetic
+FORMATS: dict[str, tuple[str, str, str]] = {  # dtype of the table: class, weights, arithmetic
     "bf16": ("moe16", "bf16", "bf16"),
     "fp8": ("moe8", "fp8", "fp8"),
     "fp8-block": ("moe8_block", "fp8-block", "fp8"),
@@ -60,7 +60,12 @@ class Rows(NamedTuple):
 
 def classes(gpu: str) -> tuple[str, ...]:
     """The arithmetic classes that `gpu`'s table can calibrate."""
-    present = set(_class_of(tables.load("moe", gpu), load_device(gpu)))
+    return classes_of(tables.load("moe", gpu), load_device(gpu))
+
+
+def classes_of(table: tables.Table, device: Device) -> tuple[str, ...]:
+    """The arithmetic classes that a table measured on `device` can calibrate."""
+    present = set(_class_of(table, device))
     return tuple(name for name in CLASSES if name in present)
 
 
@@ -71,8 +76,12 @@ def fit(gpu: str) -> dict[str, Solution]:
 
 def fit_class(name: str, gpus: Sequence[str], start: MoeParameters | None = None) -> Solution:
     """One class, one set of parameters for all `gpus` together, each GPU weighing the same. Cold rows only."""
-    sets = [rows.take(rows.cold) for rows in (load_rows(name, gpu) for gpu in gpus)]
-    return _solve(sets, start or MoeParameters())
+    return fit_rows([load_rows(name, gpu) for gpu in gpus], start)
+
+
+def fit_rows(sets: Sequence[Rows], start: MoeParameters | None = None) -> Solution:
+    """The same on rows at hand, one set per GPU."""
+    return _solve([rows.take(rows.cold) for rows in sets], start or MoeParameters())
 
 
 def parameters(solution: Solution, base: MoeParameters | None = None) -> MoeParameters:
@@ -101,18 +110,25 @@ def in_sample(name: str, gpu: str, p: MoeParameters) -> HeldOut:
 
 
 def load_rows(name: str, gpu: str) -> Rows:
-    """The rows of class `name` on `gpu`. Not `cold`: what the L2 cache served, and grouped top-k (`_misrouted`)."""
-    table, device = tables.load("moe", gpu), load_device(gpu)
+    """The rows of class `name` in the bundled table of `gpu`."""
+    return rows_of(name, tables.load("moe", gpu), load_device(gpu), _table_loads(gpu))
+
+
+def rows_of(name: str, table: tables.Table, device: Device, routed: tuple[np.ndarray, np.ndarray]) -> Rows:
+    """The rows of class `name` of a table measured on `device`, without grouped top-k (`_misrouted`).
+
+    routed: `loads_of` the table. Not `cold`: what the L2 cache served.
+    """
     mask = (_class_of(table, device) == name) & ~_misrouted(table)
-    loads = Loads(*(part[mask] for part in _table_loads(gpu)), False)
+    loads = Loads(*(part[mask] for part in routed), False)
     table = tables.select(table, mask)
-    formats = [_FORMATS[dtype] for dtype in table["dtype"]]
+    formats = [FORMATS[dtype] for dtype in table["dtype"]]
     number = {key: table[key].astype(float) for key in ("tokens", "hidden", "experts")}
     shape = {
         **number,
         "intermediate": table["inter"] / table["moe_tp"],
         "weight_byte": np.array([WEIGHT_BYTE[weights] for _, weights, _ in formats]),
-        "matrices": _matrices(table, gpu),
+        "matrices": _matrices(table, device.id),
         "peak": np.array([device.compute.peak_flop_per_s[compute_dtype(device, act)] for _, _, act in formats]),
     }
     read = loads.experts.sum(axis=1) * shape["matrices"] * shape["hidden"] * shape["intermediate"]
@@ -129,7 +145,7 @@ def _class_of(table: tables.Table, device: Device) -> np.ndarray:
     Marlin kernels read any 4-bit format and are one class. The CUTLASS fp8 kernels of Hopper reach a seventh of the
     memory bandwidth, which no server would accept (trap 4): left out; block-scaled fp8 stands in for them there.
     """
-    names = np.array([_FORMATS[dtype][0] for dtype in table["dtype"]], dtype="U24")
+    names = np.array([FORMATS[dtype][0] for dtype in table["dtype"]], dtype="U24")
     names[np.char.find(table["kernel"], "marlin") >= 0] = "moe4_weight_only"
     if device.architecture == "hopper":
         names[(names == "moe8") & (np.char.find(table["kernel"], "cutlass") >= 0)] = ""
@@ -152,8 +168,11 @@ def _matrices(table: tables.Table, gpu: str) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _table_loads(gpu: str) -> tuple[np.ndarray, np.ndarray]:
+    return loads_of(tables.load("moe", gpu))
+
+
+def loads_of(table: tables.Table) -> tuple[np.ndarray, np.ndarray]:
     """Touched experts and rows per expert (rows of the table, _GROUPS) of the rank that was measured."""
-    table = tables.load("moe", gpu)
     random = np.random.default_rng(0)
     shape = (table["tokens"].size, _GROUPS)
     experts, rows = np.zeros(shape), np.zeros(shape)

@@ -11,7 +11,8 @@ from simulator.engine.settings import EngineSettings
 from simulator.errors import UserError
 from simulator.strategies import Parameter, Strategy, list_strategies
 
-WEIGHTS = ("bf16", "fp16", "fp32", "fp8", "int8", "int4")
+WEIGHTS = ("bf16", "fp16", "fp32", "fp8", "fp8-block", "int8", "int4", "mxfp4", "nvfp4")
+ACTIVATIONS = ("bf16", "fp16", "fp32", "fp8", "int8", "mxfp4", "nvfp4")
 # vLLM's names of KV cache types, and ours.
 KV_CACHE_DTYPES = {
     "auto": "auto",
@@ -98,6 +99,13 @@ def _flight() -> list[Callable]:
         ),
         option(
             _FLIGHT,
+            "--activations",
+            type=click.Choice(ACTIVATIONS),
+            help="Number format of the arithmetic: bf16 with fp8 or int8 weights is weight-only, fp32 with bf16 "
+            "weights is LayerCast.  [default: as vLLM computes these weights on this GPU]",
+        ),
+        option(
+            _FLIGHT,
             "--kv-cache-dtype",
             type=click.Choice(list(KV_CACHE_DTYPES)),
             default="auto",
@@ -134,6 +142,34 @@ def _engine() -> list[Callable]:
             help="Keep the KV of shared prefixes.  [default: enabled]",
         ),
         option(_ENGINE, "--enforce-eager", is_flag=True, help="Run without CUDA graphs."),
+        option(
+            _ENGINE,
+            "--tensor-parallel-size",
+            type=whole,
+            default=1,
+            metavar="N",
+            help="Devices over which every layer is split.  [default: 1]",
+        ),
+        option(
+            _ENGINE,
+            "--pipeline-parallel-size",
+            type=whole,
+            default=1,
+            metavar="N",
+            help="Stages into which the layers are divided.  [default: 1]",
+        ),
+        option(
+            _ENGINE,
+            "--enable-expert-parallel",
+            is_flag=True,
+            help="Whole experts on each device of the tensor-parallel group instead of a slice of every expert.",
+        ),
+        option(
+            _ENGINE,
+            "--engine",
+            metavar="NAME[:VERSION]",
+            help="Whose overheads: vllm, vllm:0.7, sglang, trtllm, llama.cpp, megatron.  [default: the newest vllm]",
+        ),
         option(
             _ENGINE,
             "--step-by-step",

@@ -50,6 +50,8 @@ class GemmParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     quantise_fraction: float = 0.6
     quantise_row_s: float = 5e-7
     dequantise_fraction: float = 0.85
+    skinny_rows: float = 0.0
+    skinny_vector_fraction: float = 0.5
 
 
 # Bounds stop short of 1, whose logarithm is 0: the fit steps relative to it.
@@ -85,6 +87,12 @@ SPECS: dict[str, ParameterSpec] = {
     "dequantise_fraction": ParameterSpec(
         "1", "rate of weight-only formats (int4 weights, 16-bit arithmetic) relative to plain ones", 0.2, 0.99, 0.2
     ),
+    "skinny_rows": ParameterSpec(
+        "row", "up to this many rows the library multiplies on the vector units (0: never)", 0.0, 256.0, 0.0
+    ),
+    "skinny_vector_fraction": ParameterSpec(
+        "1", "share of the fp32 vector peak that such products reach for rows beyond the first", 0.05, 0.98, 0.3
+    ),
 }
 
 # Output tiles (rows, columns) that GEMM libraries offer, and along how many parts the inner dimension may be split.
@@ -96,7 +104,7 @@ _SMALL_TILE, _SMALL_ROWS = (64, 64), 64
 _MIDDLE_TILE = (128, 64)
 _WIDE_TILE = (128, 128)
 _SUSTAINED_AFTER_S = 5e-4  # arithmetic this long is half way to the sustained rate
-_SWIZZLE_COLUMNS = 4  # tile columns kept side by side, so that neighbours share the left operand in the L2
+_SWIZZLE_COLUMNS = 2  # tile columns kept side by side, so that neighbours share the left operand in the L2
 _OUTPUT_BYTE = 2.0
 _ACTIVATION_BYTE = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5625}  # fp4: scales
 
@@ -121,11 +129,25 @@ def gemm_time(
     memory_s = _memory_s(m, k, n, weight_byte, element, device, p)
     roof_s = smooth_maximum(compute_s, memory_s, p.roof_exponent)
     compute_part_s = roof_s * compute_share(compute_s, memory_s, p.roof_exponent)
+    if p.skinny_rows > 0.0:
+        skinny = m <= p.skinny_rows
+        vector_s = _vector_s(m, k, n, device, p)
+        compute_part_s = np.where(skinny, vector_s, compute_part_s)
+        roof_s = np.where(skinny, vector_s + memory_s, roof_s)
     memory_part_s, start_s = roof_s - compute_part_s, np.full(roof_s.shape, p.start_s)
     if element <= 1.0:
         start_s = start_s + p.quantise_start_s
         memory_part_s = memory_part_s + _quantise_s(m, k, element, device, p)
     return OperatorTime(start_s, compute_part_s, memory_part_s)
+
+
+def _vector_s(m, k, n, device: Device, p: GemmParameters) -> np.ndarray:
+    """Seconds that matrix-vector kernels add per row beyond the first.
+
+    Each row is another multiplication of every weight that has just been loaded, and is not hidden behind the loads.
+    """
+    flop = 2.0 * np.maximum(m - 1.0, 0.0) * k * n
+    return flop / (p.skinny_vector_fraction * device.compute.peak_flop_per_s["fp32"])
 
 
 def _peak(device: Device, activation: Activation) -> float:

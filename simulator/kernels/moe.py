@@ -102,12 +102,10 @@ def busiest_share(experts: int, experts_per_token: int, ep: int, skew: float) ->
     """
     if ep <= 1 or skew == 0.0:
         return 1.0
-    from statistics import NormalDist  # not at the top: it takes longer to import than most runs need it
-
     share = choice_probabilities(experts, experts_per_token, skew) / experts_per_token
     held = max(1.0, experts / ep)
     variance = held * float(np.var(share)) * (experts - held) / max(1.0, experts - 1.0)
-    largest = 1.0 / ep + NormalDist().inv_cdf((ep - 0.375) / (ep + 0.25)) * variance**0.5
+    largest = 1.0 / ep + _largest_of(ep) * variance**0.5
     with_first = float(share[0]) + (held - 1.0) / max(1.0, experts - 1.0) * (1.0 - float(share[0]))
     most = float(share[: max(1, round(held))].sum())
     return ep * min(max(largest, with_first), most)
@@ -121,7 +119,34 @@ def routed_loads(experts: int, experts_per_token: int, tokens, ep: int = 1, skew
     tokens = np.asarray(tokens, float)[..., None]
     touched = _touched(probability, tokens)
     rows = np.where(touched > 0.0, tokens * probability / np.where(touched > 0.0, touched, 1.0), 0.0)
-    return Loads(touched * count / ep, rows)
+    held = touched * count / ep
+    if ep > 1:
+        more_experts, more_rows = _chance_of_busiest(touched, count, tokens[..., 0] * experts_per_token, ep)
+        return Loads(held * more_experts[..., None], rows * (more_rows / more_experts)[..., None])
+    return Loads(held, rows)
+
+
+def _chance_of_busiest(touched, count, routed, ep: int) -> tuple[np.ndarray, np.ndarray]:
+    """How many more experts (S,) and rows (S,) than the mean the busiest of `ep` ranks has, by chance alone.
+
+    Experts are touched like independent coins and rows fall on ranks like balls in bins; the largest of `ep` draws lies
+    z standard deviations above the mean (z: Blom 1958). With few tokens the slowest rank reads nearly all it holds.
+    """
+    z = _largest_of(ep)
+    mean = (touched * count).sum(axis=-1) / ep
+    sd = np.sqrt((touched * (1.0 - touched) * count).sum(axis=-1) / ep)
+    most = np.minimum(count.sum() / ep, np.maximum(routed, mean))
+    safe = np.maximum(mean, 1e-12)
+    rows = np.maximum(routed / ep, 1e-12)
+    more_rows = np.minimum(ep, 1.0 + z * np.sqrt(rows * (1.0 - 1.0 / ep)) / rows)
+    return np.clip((mean + z * sd) / safe, 1.0, np.maximum(1.0, most / safe)), more_rows
+
+
+def _largest_of(ranks: int) -> float:
+    """Expected largest of `ranks` standard normal draws (Blom 1958)."""
+    from statistics import NormalDist  # not at the top: it takes longer to import than most runs need it
+
+    return NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25))
 
 
 def moe_time(

@@ -1,0 +1,1 @@
+"""Sub-commands of `calibrate`, one file each; `register(group)` adds one to the program."""

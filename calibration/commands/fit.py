@@ -1,0 +1,154 @@
+"""The sub-command `calibrate fit`: a profile from a user's own measured runs (and operator tables)."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from pathlib import Path
+
+import click
+
+from simulator.errors import UserError
+
+
+def register(group: click.Group) -> None:
+    """Add `fit` to the program."""
+    group.add_command(fit)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path())
+@click.option("--gpu", required=True, metavar="NAME", help="GPU whose rows to fit.")
+@click.option("--out", required=True, metavar="FILE.toml", help="Where to write the profile.")
+@click.option("--engine", metavar="FAMILY", help="Engine family to fit. Default: that of most rows of the GPU.")
+@click.option("--prior", metavar="FILE.toml", help="Profile to start from. Default: what is known.")
+@click.option("--kernels", metavar="DIR", help="Operator tables of this GPU (gemm_NAME.csv, ...): fitted first.")
+@click.option("--plots", metavar="DIR", help="Write figures of the residuals by regime here.")
+@click.option("--residual-regressor", is_flag=True, help="Try a learnt correction on top; kept only if it helps.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes to fit on.")
+@click.option("--overwrite", is_flag=True, help="Replace --out if it exists.")
+def fit(
+    runs: tuple[str, ...], gpu: str, out: str, engine: str | None, prior: str | None, kernels: str | None,
+    plots: str | None, residual_regressor: bool, jobs: int, overwrite: bool,
+) -> None:  # fmt: skip
+    """Fit a profile to RUNS (measured-run records, see docs/records.md).
+
+    Robust bounded least squares on the logarithm of predicted / measured, with a prior for every parameter, on all rows
+    and with each architecture left out. Rows flagged `suspect:` are not used. Parameters that the data do not narrow
+    are named and stay within their prior.
+    """
+    from calibration.family_fit import fit_family
+    from calibration.profile_files import gpu_profile
+    from calibration.write import write_profile
+    from simulator.cli.progress import ProgressBar
+    from simulator.device import load_device
+
+    if Path(out).exists() and not overwrite:
+        raise UserError(f"'{out}' exists; give another --out, or --overwrite to replace it")
+    device = load_device(gpu)
+    records = _records(runs)
+    setups = _of_family(records, device.id, engine)
+    priors = _priors(setups, device, prior, kernels)
+    with ProgressBar("runs and fits") as bar:
+        result = fit_family(setups, jobs=jobs, progress=bar, priors=priors)
+    profile = gpu_profile(result, device.id, records, tuple(Path(run).name for run in runs))
+    command = "calibrate fit " + " ".join(shlex.quote(Path(r).name) for r in runs) + f" --gpu {device.id} --out FILE"
+    write_profile(out, profile, command, overwrite)
+    click.echo(fit_text(result, profile, device.id))
+    if residual_regressor:
+        from calibration.residual_regressor import verdict
+
+        click.echo("\n" + verdict(result))
+    if plots:
+        from calibration.judge import judge
+        from calibration.residual_plots import save_residuals
+
+        for path in save_residuals(judge([result], []), plots):
+            click.echo(f"wrote {path}")
+
+
+def _records(runs: tuple[str, ...]) -> list:
+    """All rows of the files; UserError when an id appears twice."""
+    from calibration.records import read_records
+
+    records = [record for path in runs for record in read_records(path)]
+    twice = [name for name, count in Counter(record.run_id for record in records).items() if count > 1]
+    if twice:
+        raise UserError(f"run_id '{twice[0]}' appears in more than one file, expected unique ids over all files")
+    return records
+
+
+def _of_family(records: list, gpu: str, engine: str | None) -> list:
+    """Usable runs of the GPU and one engine family; UserError when there are none."""
+    from calibration.points import usable
+
+    setups = usable(records, gpu)
+    families = Counter(setup.family.id for setup in setups)
+    if not families:
+        raise UserError(
+            f"no usable rows of GPU '{gpu}': expected runs that state load, lengths and a latency, and no suspect: flag"
+        )
+    chosen = engine or families.most_common(1)[0][0]
+    if chosen not in families:
+        raise UserError(f"no usable rows of engine family '{chosen}'; these rows have: {', '.join(sorted(families))}")
+    return [setup for setup in setups if setup.family.id == chosen]
+
+
+def _priors(setups: list, device, prior: str | None, kernels: str | None) -> dict:
+    """The calibration to start from, by GPU id: a profile given, or what is known; with own operator tables on top."""
+    import msgspec
+
+    from calibration.regressor import prior_calibrations
+    from simulator.parameters import with_values
+    from simulator.profile import read_profile
+    from simulator.profile_choice import at_device
+
+    if prior:
+        start = at_device(read_profile(Path(prior)), device)
+    else:
+        start = prior_calibrations(setups, fitted=True)[device.id]
+    if kernels:
+        from calibration.kernels.own_tables import fit_tables
+
+        values, said = fit_tables(Path(kernels), device, start)
+        for line in said:
+            click.echo(line)
+        start = msgspec.structs.replace(start, parameters=with_values(start.parameters, values))
+    return {device.id: start}
+
+
+def fit_text(result, profile, gpu: str) -> str:
+    """The fit as a table: prior, fitted value, spread, identified or not; then errors."""
+    from simulator.parameters import SPECS, flatten
+
+    before, after = flatten(result.times.priors_[gpu].parameters), flatten(profile.parameters)
+    missing = {n.rpartition("/")[2] for m in (result.times, result.power) if m for n in m.fit_.solution.not_identified}
+    lines = [f"{profile.title}: {profile.source}, {len(result.points)} times", ""]
+    lines.append(f"{'parameter':36} {'unit':8} {'prior':>11} {'fitted':>11} {'spread':>8}  identified")
+    for name, spread in profile.parameter_log_sd.items():
+        known = "no" if name in missing else "yes"
+        unit = SPECS[name].unit
+        lines.append(f"{name:36} {unit:8} {before[name]:11.4g} {after[name]:11.4g} {100 * spread:7.1f}%  {known}")
+    if not result.times.fit_.solution.converged:
+        lines += ["", "WARNING: the search stopped at its limit of evaluations: the values are not a minimum"]
+    lines += ["", "spread that intervals are built from (log standard deviation):"]
+    lines.append("  " + ", ".join(f"{kind} {sd:.3f}" for kind, sd in profile.log_sd.items()))
+    return "\n".join([*lines, *_errors(result)])
+
+
+def _errors(result) -> list[str]:
+    """Median errors by metric, in-sample and left out."""
+    import numpy as np
+
+    by_metric: dict[str, list] = {}
+    for p in result.predictions:
+        by_metric.setdefault(p.metric, []).append(p)
+    lines = ["", f"{'error, median (p90)':26} {'n':>5} {'in-sample':>16} {'model left out':>16}"]
+    for metric, found in by_metric.items():
+        cells = []
+        for name in ("in_sample", "left_out"):
+            size = [abs(getattr(p, name) / p.measured - 1.0) for p in found if getattr(p, name) is not None]
+            both = f"{100 * np.median(size):.1f}% ({100 * np.percentile(size, 90):.1f}%)" if size else "one model only"
+            cells.append(f"{both:>16}")
+        lines.append(f"{metric:26} {len(found):5d} {' '.join(cells)}")
+    return lines
