@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from calibration.condensed import Condensed, condensed
 from calibration.setup import Setup, Unsupported, step_model
-from calibration.trajectory import Condensed, trajectory_of
+from calibration.trajectory import trajectory_of
 from simulator.errors import UserError
 from simulator.operators import plan_forward
 from simulator.parameters import GROUP_SPECS, MOE_GROUPS
@@ -114,7 +115,7 @@ def condense(setup: Setup, names: Sequence[str]) -> Condensed:
     trajectory = trajectory_of(
         setup.record, setup.model, setup.settings, setup.kv_blocks, setup.parallel.dp, setup.async_scheduling
     )
-    return trajectory.condensed(tuple(names), CONDENSED_ROWS)
+    return condensed(trajectory, tuple(names), CONDENSED_ROWS)
 
 
 def with_request_time(values: dict[str, float], setup: Setup, calibration: Calibration) -> dict[str, float]:

@@ -6,21 +6,15 @@ Errors are predicted / measured - 1, as fractions (0.05 = 5 %).
 from __future__ import annotations
 
 import json
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-import msgspec
-import numpy as np
-
+from calibration.error_statistics import NO_INTERVAL, Errors, coverage_of, errors_of
 from calibration.judged import Judged, family_of, family_order, split_apart
+from calibration.targets import Outcome, outcomes
 
-TARGETS = Path(__file__).parent / "data" / "targets.toml"
 NOTHING = "–"
-# Neither time nor energy: their spreads are conventions, so they do not count in the coverage.
-NO_INTERVAL = ("mean batch", "KV capacity")
 
 INTRO = """\
 How far predictions are from measurements, for every source, GPU and model. This file is written by `{command}`; do not
@@ -50,17 +44,6 @@ the end with their reasons.
 
 
 @dataclass(frozen=True)
-class Errors:
-    """Statistics of relative errors, as fractions."""
-
-    n: int
-    bias: float  # mean of predicted / measured - 1
-    mape: float  # mean of its size
-    median: float
-    p90: float
-
-
-@dataclass(frozen=True)
 class LedgerRow:
     """One group of clean measurements. `model` is "dense" or "MoE" in a summary row.
 
@@ -76,24 +59,6 @@ class LedgerRow:
     left_out: Errors | None
     roofline: Errors | None
     coverage: float | None
-
-
-def errors_of(pairs: Iterable[tuple[float | None, float]]) -> Errors | None:
-    """Statistics of (predicted, measured) pairs; pairs without a prediction are left out. None if nothing remains."""
-    table = np.array([(p, m) for p, m in pairs if p is not None], dtype=float).reshape(-1, 2)
-    if not len(table):
-        return None
-    error = np.sort(table[:, 0] / table[:, 1] - 1.0)  # sorted: the same sums in whatever order the runs come
-    size = np.abs(error)
-    return Errors(
-        len(error), float(error.mean()), float(size.mean()), float(np.median(size)), float(np.percentile(size, 90))
-    )
-
-
-def coverage_of(judged: Iterable[Judged]) -> float | None:
-    """Share of measurements inside their 90 % interval; None without any left-out prediction."""
-    found = [row.inside for row in judged if row.inside is not None]
-    return sum(found) / len(found) if found else None
 
 
 def ledger_rows(judged: Iterable[Judged]) -> list[LedgerRow]:
@@ -135,124 +100,6 @@ def _row(key: tuple[str, str, str, str], found: Sequence[Judged]) -> LedgerRow:
 
 def _order(row: LedgerRow) -> tuple:
     return (row.source, row.gpu, row.model.lower(), family_order(row.metric))
-
-
-# -- targets ---------------------------------------------------------------------------------------------------
-
-
-class Where(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which measurements a target is about; what is not stated selects all. `input_tok`: (smallest, largest)."""
-
-    source: str | tuple[str, ...] = ()
-    engine_family: str | tuple[str, ...] = ()
-    gpu: str | tuple[str, ...] = ()
-    model: str | tuple[str, ...] = ()
-    metric: str | tuple[str, ...] = ()
-    load: str | tuple[str, ...] = ()
-    moe: bool | None = None
-    flag: str = ""
-    input_tok: tuple[float, float] | None = None
-
-    def holds(self, row: Judged) -> bool:
-        """Whether a measurement is among those selected."""
-        own = {"load": row.record.load}
-        for name in ("source", "engine_family", "gpu", "model", "metric", "load"):
-            wanted, value = getattr(self, name), own.get(name) or getattr(row, name)
-            if wanted and value not in ((wanted,) if isinstance(wanted, str) else wanted):
-                return False
-        if self.flag and not any(flag.startswith(self.flag) for flag in row.flags):
-            return False
-        if self.input_tok and not self.input_tok[0] <= (row.record.input_tok or 0.0) <= self.input_tok[1]:
-            return False
-        return self.moe is None or row.moe == self.moe
-
-
-class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One bound on one statistic of some measurements; see the comments of data/targets.toml."""
-
-    id: str
-    sentence: str
-    statistic: str
-    at_most: float | None = None
-    at_least: float | None = None
-    judged_on: str | tuple[str, ...] = "left_out"
-    where: Where = Where()
-
-    def limit(self) -> str:
-        """The bound as text."""
-        if self.at_least is None:
-            return f"≤ {100 * self.at_most:g} %"
-        if self.at_most is None:
-            return f"≥ {100 * self.at_least:g} %"
-        return f"{100 * self.at_least:g} to {100 * self.at_most:g} %"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A target held against the measurements. `value` is None without any; then it is neither met nor missed."""
-
-    target: Target
-    judged_on: str
-    n: int
-    value: float | None
-
-    @property
-    def verdict(self) -> str:
-        """ "met", "missed" or "no data"."""
-        if self.value is None:
-            return "no data"
-        high, low = self.target.at_most, self.target.at_least
-        return "met" if (high is None or self.value <= high) and (low is None or self.value >= low) else "missed"
-
-
-_STATISTICS = ("mean", "median", "p90", "bias", "coverage", "coverage_by_source")
-
-
-def read_targets(path: Path = TARGETS) -> list[Target]:
-    """The targets of a file, in order. ValueError on an unknown statistic, basis, or one without a bound."""
-    targets = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8"))["target"], list[Target])
-    for target in targets:
-        where = f"{path}: target {target.id}"
-        if target.statistic not in _STATISTICS:
-            raise ValueError(f"{where}: statistic '{target.statistic}', expected one of {', '.join(_STATISTICS)}")
-        if not set(_bases(target)) <= {"in_sample", "left_out"}:
-            raise ValueError(f"{where}: judged_on '{target.judged_on}', expected in_sample or left_out")
-        if target.at_most is None and target.at_least is None:
-            raise ValueError(f"{where} has neither at_most nor at_least")
-        if target.statistic.startswith("coverage") and _bases(target) != ("left_out",):
-            raise ValueError(f"{where}: intervals are stated for left_out predictions only")
-    return targets
-
-
-def _bases(target: Target) -> tuple[str, ...]:
-    return (target.judged_on,) if isinstance(target.judged_on, str) else target.judged_on
-
-
-def outcomes(judged: Iterable[Judged], targets: Sequence[Target] | None = None) -> list[Outcome]:
-    """Every target, held against the clean measurements; one outcome per basis that it is judged on."""
-    clean = split_apart(judged)[0]
-    out = []
-    for target in read_targets() if targets is None else targets:
-        chosen = [row for row in clean if target.where.holds(row)]
-        for basis in _bases(target):
-            found = [row for row in chosen if getattr(row, basis) is not None]
-            if target.statistic.startswith("coverage"):
-                found = [row for row in found if family_of(row) not in NO_INTERVAL]
-            out.append(Outcome(target, basis, len(found), _statistic(target.statistic, basis, found)))
-    return out
-
-
-def _statistic(name: str, basis: str, rows: Sequence[Judged]) -> float | None:
-    if name.startswith("coverage"):
-        groups = {row.source if name == "coverage_by_source" else "": [] for row in rows}
-        for row in rows:
-            groups[row.source if name == "coverage_by_source" else ""].append(row)
-        shares = [coverage_of(found) for found in groups.values()]
-        return float(np.mean(shares)) if shares else None
-    errors = errors_of((getattr(row, basis), row.measured) for row in rows)
-    if errors is None:
-        return None
-    return abs(errors.bias) if name == "bias" else getattr(errors, "mape" if name == "mean" else name)
 
 
 # -- coverage by regime ----------------------------------------------------------------------------------------

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 
 from calibration.fleet import with_request_time
+from calibration.open_loop import simulate_open_loop
 from calibration.setup import Setup, Unsupported, step_model
-from calibration.trajectory import Trajectory, metrics, simulate_open_loop, trajectory_of
+from calibration.trajectory import trajectory_of
+from calibration.trajectory_metrics import metrics
 from simulator.errors import UserError
 from simulator.profile import Calibration
 from simulator.step import StepModel
@@ -40,7 +41,9 @@ def replay(setup: Setup, physics: StepModel) -> dict[str, float]:
                 async_scheduling=setup.async_scheduling,
             )  # fmt: skip
         else:
-            trajectory = _trajectory(setup)
+            trajectory = trajectory_of(
+                setup.record, setup.model, setup.settings, setup.kv_blocks, setup.parallel.dp, setup.async_scheduling
+            )
             costs = physics.price(trajectory.steps)
             seconds, joules = costs.seconds, costs.joules
     except UserError as error:
@@ -49,10 +52,3 @@ def replay(setup: Setup, physics: StepModel) -> dict[str, float]:
     if setup.memory is not None:
         values["kv_capacity_tok"] = float(setup.memory.kv_capacity_tok * setup.parallel.dp)
     return with_request_time(values, setup, physics.calibration)
-
-
-@lru_cache(maxsize=64)
-def _trajectory(setup: Setup) -> Trajectory:
-    return trajectory_of(
-        setup.record, setup.model, setup.settings, setup.kv_blocks, setup.parallel.dp, setup.async_scheduling
-    )

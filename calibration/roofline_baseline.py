@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from calibration.setup import Setup
-from calibration.trajectory import Trajectory, metrics
+from calibration.trajectory import Trajectory
+from calibration.trajectory_metrics import metrics
 from simulator.device import Device
 from simulator.kernels.moe import touched_experts
 from simulator.operators import ExpertWork, ForwardPlan, plan_forward

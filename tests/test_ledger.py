@@ -5,11 +5,12 @@ import math
 
 import pytest
 
-from calibration import ledger
+from calibration import ledger, targets
+from calibration.error_statistics import errors_of
 from calibration.judged import Judged, family_of, family_order, repeats, split_apart
-from calibration.ledger import Target, Where
 from calibration.records import RunRecord
 from calibration.residual_plots import save_residuals
+from calibration.targets import Target, Where
 
 DENSE, MOE = "meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen3-30B-A3B-Instruct-2507"
 _numbers = iter(range(10**6))
@@ -79,12 +80,12 @@ def test_one_measurement_counts_once():
 
 
 def test_statistics_of_hand_made_errors():
-    errors = ledger.errors_of([(1.1, 1.0), (0.8, 1.0), (None, 1.0), (1.3, 1.0), (2.0, 2.0)])
+    errors = errors_of([(1.1, 1.0), (0.8, 1.0), (None, 1.0), (1.3, 1.0), (2.0, 2.0)])
     assert errors.n == 4
     assert errors.bias == pytest.approx((0.1 - 0.2 + 0.3) / 4)
     assert errors.mape == pytest.approx(0.15) and errors.median == pytest.approx(0.15)
     assert errors.p90 == pytest.approx(0.2 + 0.7 * 0.1)  # between the third and the fourth of four
-    assert ledger.errors_of([(None, 1.0)]) is None and ledger.errors_of([]) is None
+    assert errors_of([(None, 1.0)]) is None and errors_of([]) is None
 
 
 def test_rows_are_grouped_and_ordered():
@@ -143,7 +144,7 @@ def test_coverage_by_regime():
 
 def outcome(rows, **target):
     values = {"id": "t", "sentence": "s", "statistic": "median", "at_most": 0.1}
-    return ledger.outcomes(rows, [Target(**(values | target))])[0]
+    return targets.outcomes(rows, [Target(**(values | target))])[0]
 
 
 def test_targets_are_met_missed_or_without_data():
@@ -160,7 +161,7 @@ def test_targets_are_met_missed_or_without_data():
 
 def test_a_target_can_be_judged_on_both():
     both = Target(id="t", sentence="s", statistic="mean", at_most=0.1, judged_on=("in_sample", "left_out"))
-    found = ledger.outcomes([judged(in_sample=1.05, left_out=1.5)], [both])
+    found = targets.outcomes([judged(in_sample=1.05, left_out=1.5)], [both])
     assert [(one.judged_on, one.verdict) for one in found] == [("in_sample", "met"), ("left_out", "missed")]
 
 
@@ -191,13 +192,13 @@ def test_selectors():
 
 
 def test_the_targets_that_ship():
-    targets = ledger.read_targets()
-    assert len({target.id for target in targets}) == len(targets) > 20
-    assert {o.verdict for o in ledger.outcomes([])} == {"no data"}
-    dense = next(target for target in targets if target.id == "mlenergy-dense-itl-median")
+    found = targets.read_targets()
+    assert len({target.id for target in found}) == len(found) > 20
+    assert {o.verdict for o in targets.outcomes([])} == {"no data"}
+    dense = next(target for target in found if target.id == "mlenergy-dense-itl-median")
     row = judged(source="mlenergy", metric="itl_s_median", left_out=1.06)
-    assert dense.where.holds(row) and ledger.outcomes([row], [dense])[0].verdict == "missed"
-    assert dense.limit() == "≤ 5 %" and targets[-1].limit() == "85 to 95 %"
+    assert dense.where.holds(row) and targets.outcomes([row], [dense])[0].verdict == "missed"
+    assert dense.limit() == "≤ 5 %" and found[-1].limit() == "85 to 95 %"
 
 
 @pytest.mark.parametrize(
@@ -213,7 +214,7 @@ def test_a_wrong_target_is_refused(tmp_path, line):
     path = tmp_path / "targets.toml"
     path.write_text(f'[[target]]\nid = "t"\nsentence = "s"\n{line}\n')
     with pytest.raises(ValueError, match="target t"):
-        ledger.read_targets(path)
+        targets.read_targets(path)
 
 
 # -- text and figures --------------------------------------------------------------------------------------------

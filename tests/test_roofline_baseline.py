@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from calibration.open_loop import simulate_open_loop
 from calibration.records import RunRecord
 from calibration.roofline_baseline import PlainRoofline, roofline_metrics
 from calibration.setup import resolve, step_model
-from calibration.trajectory import simulate_open_loop, trajectory_of
+from calibration.trajectory import trajectory_of
 from simulator.keys import key_rules
 from simulator.profile_parts import compose
 from simulator.steps import Steps

@@ -13,16 +13,11 @@ from fake_physics import FakeCost, FakeStepModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calibration.condensed import condensed, linear_weights
+from calibration.open_loop import run_arrivals, simulate_open_loop
 from calibration.records import RunRecord
-from calibration.trajectory import (
-    linear_weights,
-    metrics,
-    repeated_quantile,
-    run_arrivals,
-    run_requests,
-    simulate_open_loop,
-    trajectory_of,
-)
+from calibration.trajectory import run_requests, trajectory_of
+from calibration.trajectory_metrics import metrics, repeated_quantile
 from simulator.batch import Batch, PrefillChunk
 from simulator.engine import EngineSettings, Server
 from simulator.engine.token_clock import Requests, prefill_keys, schedule, steps_of
@@ -364,7 +359,7 @@ def test_an_open_loop_record(model):
     with pytest.raises(UserError, match="request_rate_rps not stated"):
         simulate_open_loop(record(load="open_loop"), model, EngineSettings(), MANY, Fake())
     with pytest.raises(ValueError, match="open loop"):
-        trajectory.condensed()
+        condensed(trajectory)
 
 
 # -- linear weights and condensed rows -------------------------------------------------------------------------
@@ -398,7 +393,7 @@ def test_means_are_linear_in_the_seconds(drawn):
 def test_condensed_rows_are_exact_for_affine_costs(name, model):
     trajectory = run_of(name, model)
     names = (*LINEAR, "output_tok_per_s", "power_w", "energy_j_per_output_tok")
-    small = trajectory.condensed(names, max_rows=40)
+    small = condensed(trajectory, names, max_rows=40)
     assert len(small.steps) <= 40
     full, few = Fake().price(trajectory.steps), Fake().price(small.steps)
     expected, found = metrics(trajectory, full.seconds, full.joules), small.metrics(few.seconds, few.joules)
@@ -415,20 +410,20 @@ def test_sixty_condensed_rows_are_close_for_bent_costs(name, kv_blocks, model):
     trajectory = run_of(name, model, kv_blocks)
     full = Roofline().price(trajectory.steps)
     names = ("ttft_s_mean", "tpot_s_mean", "itl_s_median", "output_tok_per_s", "power_w")
-    small = trajectory.condensed(names, max_rows=60)
+    small = condensed(trajectory, names, max_rows=60)
     few = Roofline().price(small.steps)
     expected, found = metrics(trajectory, full.seconds, full.joules), small.metrics(few.seconds, few.joules)
     for metric in names:
         assert found[metric] == pytest.approx(expected[metric], rel=0.01 if metric == "itl_s_median" else 1e-3), metric
     medians = ("ttft_s_median", "tpot_s_median", "e2e_s_median")
-    found = trajectory.condensed(medians).metrics(Roofline().price(trajectory.condensed(medians).steps).seconds)
+    found = condensed(trajectory, medians).metrics(Roofline().price(condensed(trajectory, medians).steps).seconds)
     for metric in medians:
         assert found[metric] == pytest.approx(expected[metric], rel=0.03), metric
 
 
 def test_the_mean_batch_of_condensed_rows(model):
     trajectory = run_of("closed", model)
-    small = trajectory.condensed(("batch_mean",), max_rows=20)
+    small = condensed(trajectory, ("batch_mean",), max_rows=20)
     found = small.metrics(Roofline().price(small.steps).seconds)["batch_mean"]
     assert found == pytest.approx(
         metrics(trajectory, Roofline().price(trajectory.steps).seconds)["batch_mean"], rel=0.01
@@ -470,7 +465,7 @@ def test_what_is_not_linear_is_refused(model):
     with pytest.raises(ValueError, match="not linear"):
         linear_weights(trajectory, "output_tok_per_s")
     with pytest.raises(ValueError, match="need at least"):
-        trajectory.condensed(("ttft_s_mean", "tpot_s_mean"), max_rows=3)
+        condensed(trajectory, ("ttft_s_mean", "tpot_s_mean"), max_rows=3)
     with pytest.raises(ValueError, match="ascending"):
         run_arrivals(requests([5], [5]), np.array([1.0, 2.0]), EngineSettings(), MANY, FULL, Fake())
 
@@ -484,7 +479,7 @@ def test_the_fakes_agree():
 def test_requests_of_one_token_have_no_gaps():
     trajectory = run_requests(requests([100] * 3, [1] * 3), EngineSettings(), MANY, FULL)
     names = ("ttft_s_mean", "tpot_s_mean", "itl_s_median", "output_tok_per_s")
-    small = trajectory.condensed(names)
+    small = condensed(trajectory, names)
     price = Fake().price(small.steps)
     found = metrics(trajectory, Fake().price(trajectory.steps).seconds)
     assert set(small.metrics(price.seconds)) == {"ttft_s_mean", "output_tok_per_s"} == set(names) & set(found)
