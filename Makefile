@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?= --gpu orin --strategy pdr
 
-.PHONY: fly test test-fast bench profiles docs clean
+.PHONY: fly test test-fast bench kernels profiles docs clean
 
 fly: $(VENV)/installed
 	@$(BIN)/simulate $(ARGS)
@@ -21,13 +21,16 @@ bench: $(VENV)/installed-dev
 	$(BIN)/pytest benchmarks --benchmark-enable --benchmark-columns=median,min,rounds
 
 # Everything fitted or measured that the repository shows, made again from the rows that it ships.
+# 'kernels' takes two minutes, 'profiles' (fits of all engines, ledger and figures of them) about eight.
+kernels: $(VENV)/installed
+	$(BIN)/calibrate kernels --out calibration/profiles/kernels --overwrite
+
 profiles: $(VENV)/installed
-	$(BIN)/calibrate fit calibration/data/edgereasoning.csv --gpu orin \
-		--out calibration/profiles/orin-agx-64gb.vllm.toml --overwrite
+	$(BIN)/calibrate profiles --ledger docs/fidelity.md --plots docs/residuals
 
 docs: $(VENV)/installed
 	$(BIN)/simulate --gpu orin --strategy pdr --plot docs/pdr-on-orin.png > docs/pdr-on-orin.txt
-	$(BIN)/validate calibration/data/edgereasoning.csv > docs/validation-orin.txt
+	$(BIN)/validate calibration/data/runs/edgereasoning.csv > docs/validation-orin.txt
 
 # --no-compile: byte code is written on first import, and only for what is used.
 $(VENV)/installed: pyproject.toml

@@ -36,7 +36,7 @@ FREE: dict[str, tuple[str, ...]] = {
 }
 # Where a GPU has no operator table, runs must say more about its kernels.
 FREE_WITHOUT_TABLE: dict[str, tuple[str, ...]] = {
-    "gemm16": ("start_s", "inner_latency_s", "roof_exponent"),
+    "gemm16": ("start_s", "inner_latency_s", "inner_overhead", "wave_share", "roof_exponent", "swizzle_columns"),
     "decode": ("start_s",),
 }
 FREE_ENGINE = (
@@ -86,17 +86,17 @@ def _at(priors: Mapping[str, Calibration], values: Mapping[str, float], setup: S
     return found
 
 
-def free_names(fleet: Fleet, gpus: Iterable[str], measured: Iterable[str]) -> list[str]:
-    """Names of the time parameters that the runs of a fleet exercise."""
+def free_names(fleet: Fleet, priors: Mapping[str, Calibration], measured: Iterable[str]) -> list[str]:
+    """Names of the time parameters that the runs of a fleet exercise; `priors` by GPU id."""
     kinds = set(measured)
     used = fleet.used_groups()
     engine = [name for name in FREE_ENGINE if _exercised(name, fleet, kinds)]
     names = [f"engine.{name}" for name in engine]
-    for gpu in sorted(set(gpus)):
+    for gpu in sorted(priors):
         own = fleet.used_groups(gpu)
         groups = [group for group in FREE if group in used & own]
         names += [f"{gpu}/{group}.{name}" for group in groups for name in FREE[group]]
-        if not has_tables(gpu):
+        if not has_tables(gpu, priors[gpu]):
             more = [f"{gpu}/{group}.{name}" for group in groups for name in FREE_WITHOUT_TABLE.get(group, ())]
             names += [*more, *([f"{gpu}/gemm16.skinny_vector_fraction"] if _skinny(gpu) else [])]
     return names
@@ -118,22 +118,23 @@ def _exercised(name: str, fleet: Fleet, kinds: set[str]) -> bool:
     return True
 
 
-def has_tables(gpu: str) -> bool:
-    """Whether the GPU has operator tables of its own."""
-    return kernels_for(load_device(gpu)).id == gpu
+def has_tables(gpu: str, prior: Calibration | None = None) -> bool:
+    """Whether the GPU's kernels are known from operator tables: shipped ones, or those that its prior is fitted on."""
+    own = prior is not None and prior.gpu == gpu and any(name.startswith("gemm16.") for name in prior.fitted)
+    return own or kernels_for(load_device(gpu)).id == gpu
 
 
 def _skinny(gpu: str) -> bool:
     return kernels_for(load_device(gpu)).parameters["gemm16"].get("skinny_rows", 0.0) > 0.0
 
 
-def specs_of(names: Sequence[str]) -> dict[str, ParameterSpec]:
+def specs_of(names: Sequence[str], priors: Mapping[str, Calibration]) -> dict[str, ParameterSpec]:
     """Specifications by name; kernels with tables of their own get the spread of kernels in a running engine."""
     out = {}
     for name in names:
         gpu, _, dotted = name.rpartition("/")
         spec = SPECS[dotted]
-        if gpu and not dotted.startswith(_WITHOUT_TABLE) and has_tables(gpu):
+        if gpu and not dotted.startswith(_WITHOUT_TABLE) and has_tables(gpu, priors[gpu]):
             group, _, parameter = dotted.partition(".")
             in_situ = IN_SITU_LOG_SD.get(group, EXPERTS_IN_SITU_LOG_SD)
             if group in MOE_GROUPS and parameter == "start_s":
@@ -207,6 +208,6 @@ class Problem:
             return self.errors({**fixed, **values})[mask] / self.sd[mask]
 
         solution = fit_parameters(
-            start_of(names, self.priors), specs_of(names), residuals, progress, max_evaluations, begin
+            start_of(names, self.priors), specs_of(names, self.priors), residuals, progress, max_evaluations, begin
         )
         return JointFit(self.priors, replace(solution, values={**fixed, **solution.values}))

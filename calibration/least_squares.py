@@ -63,6 +63,7 @@ def fit_parameters(
         return np.concatenate((robust(found), (x - prior) / spread))
 
     first = prior if begin is None else np.log([max(begin[name], _TINY) for name in names])
+
     def jacobian(x: np.ndarray) -> np.ndarray:
         here = residuals(x)
         columns = []

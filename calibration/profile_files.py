@@ -8,12 +8,14 @@ import msgspec
 import numpy as np
 
 from calibration.family_fit import FamilyFit, spreads
+from calibration.fleet import groups_used
 from calibration.points import architecture_key
 from calibration.records import RunRecord, records_hash, row_hash
 from calibration.setup import Setup, is_gpu, operation
 from calibration.write import parameter_lines, toml_key, toml_value
+from simulator.parameters import with_values
 from simulator.profile import Calibration, FittedOn
-from simulator.profile_parts import EngineFamily
+from simulator.profile_parts import EngineFamily, kernels_for
 
 SENSOR_GAIN_SD = 0.05  # power was measured on one board; another board's sensor gain alone is +-5 %
 
@@ -143,6 +145,40 @@ def _notes(fit: FamilyFit, gpu: str) -> list[str]:
     if not fit.times.fit_.solution.converged:
         notes.append("the search stopped at its limit of evaluations: the values are not a minimum")
     return notes
+
+
+def weight_only_values(fits: Sequence[FamilyFit]) -> dict[str, dict[str, float]]:
+    """Fitted parameters of weight-only products by GPU id, where server runs with such weights were fitted.
+
+    Of two engine families with such runs on one GPU that with more of them speaks.
+    """
+    out: dict[str, dict[str, float]] = {}
+    counted: dict[str, int] = {}
+    for fit in fits:
+        for gpu in fit.gpus if kernels_for(fit.fleet.setups[0].device).host_factor == 1.0 else ():
+            prefix = f"{gpu}/gemm_weight_only."
+            values = {n.removeprefix(prefix): v for n, v in fit.values.items() if n.startswith(prefix)}
+            runs = sum(s.device.id == gpu and "gemm_weight_only" in groups_used(s) for s in fit.fleet.setups)
+            if values and runs > counted.get(gpu, 0):
+                out[gpu], counted[gpu] = values, runs
+    return out
+
+
+def with_weight_only(profile: Calibration, values: dict[str, dict[str, float]]) -> Calibration:
+    """The profile with weight-only products as other engines' runs of its GPU showed them, unless it has its own."""
+    found = values.get(profile.gpu or "")
+    if not found or any(name.startswith("gemm_weight_only.") for name in profile.fitted):
+        return profile
+    dotted = {f"gemm_weight_only.{name}": value for name, value in found.items()}
+    return msgspec.structs.replace(profile, parameters=with_values(profile.parameters, dotted))
+
+
+def weight_only_text(values: dict[str, dict[str, float]], command: str) -> str:
+    """The TOML of `profiles/weight_only.toml`."""
+    lines = [f"# Written by: {command}", "# Weight-only matrix products (int4) as serving runs showed them, by GPU."]
+    for gpu, found in sorted(values.items()):
+        lines += ["", f"[{toml_key(gpu)}]", *[f"{name} = {toml_value(value)}" for name, value in found.items()]]
+    return "\n".join(lines) + "\n"
 
 
 def fitted_engine(fit: FamilyFit) -> EngineFamily:

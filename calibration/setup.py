@@ -243,4 +243,3 @@ def operation(setup: Setup) -> Operation:
 def calibration_for(setup: Setup, path: str | None = None) -> Calibration:
     """The profile that ships for the run's device and engine, or the file given."""
     return load_calibration(setup.device, path, setup.record.engine, setup.version)
-

@@ -93,16 +93,16 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Standard deviation of log(measured / predicted) for a kind of metric ("ttft", "tpot", "time", "power", ...).
 
         A kind that the profile does not state takes the spread of energy (power) or of time (all else). Every way in
-        which a configuration lies outside the fitted range (`extrapolations`) doubles the variance: a convention, not
-        a measurement, and said wherever it applies. Defaults and borrowed profiles are wide already, so the sentence
-        that says so does not count.
+        which a configuration lies outside the fitted range (`extrapolations`) adds that variance again: a convention,
+        not a measurement, and said wherever it applies. Defaults and borrowed profiles are wide already, so the
+        sentence that says so does not count.
         """
         wide_already = self.fitted_on is None or self.transferred is not None
         ways = len(outside) - bool(outside and wide_already)
         fallback = self.log_sd["energy" if kind.startswith(("power", "energy")) else "time"]
         if kind == "ttft_served" and kind not in self.log_sd:  # queueing multiplies errors: never less than TTFT alone
             fallback = 1.5 * self.log_sd.get("ttft", fallback)
-        return self.log_sd.get(kind, fallback) * math.sqrt(2.0**ways)
+        return self.log_sd.get(kind, fallback) * math.sqrt(1.0 + ways)
 
     def blended_spread(self, prefill_share: float, outside: tuple[str, ...] = ()) -> float:
         """Spread of a time of which `prefill_share` is prefill, the rest decode; their errors taken as correlated."""

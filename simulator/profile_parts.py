@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from simulator.device import Device
+from simulator.device import Device, load_device
 from simulator.errors import UserError
 from simulator.overheads import EngineParameters
 from simulator.parameters import KERNEL_GROUPS, Parameters
@@ -22,7 +22,15 @@ from simulator.profile import Calibration, read_toml
 
 DEFAULT_ENGINE = "vllm"
 # Engine parameters that the speed of the host's processor sets.
-HOST_TIMES = ("eager_launch_s", "step_host_s", "sequence_host_s", "prefill_host_s", "request_s", "prompt_tok_s")
+HOST_TIMES = (
+    "eager_launch_s",
+    "step_host_s",
+    "sequence_host_s",
+    "prefill_host_s",
+    "request_s",
+    "prompt_tok_s",
+    "sampler_start_s",
+)
 
 
 class Kernels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -140,8 +148,9 @@ def compose(
     the same GPU with another engine, whose kernels and power stand for it.
     """
     kernels, (family, stand_in) = kernels_for(device), engine_family(engine, version)
-    # No operator table has weight-only products: they stream weights like 16-bit ones unless a file knows better.
-    known = {"gemm_weight_only": kernels.parameters["gemm16"], **kernels.parameters}
+    # No operator table has weight-only products: like 16-bit ones, but for what serving runs of such formats showed.
+    seen_narrow = weight_only(device) if fitted else {}
+    known = {"gemm_weight_only": {**kernels.parameters["gemm16"], **seen_narrow}, **kernels.parameters}
     if seen is not None:
         known = msgspec.to_builtins(seen.parameters)
     groups = {name: known[name] for name in (*KERNEL_GROUPS, "power")}
@@ -166,6 +175,25 @@ def compose(
         async_scheduling=is_async(family, version),
         notes=(*family.notes, *((stand_in,) if stand_in else ())),
     )
+
+
+def weight_only(device: Device) -> dict[str, float]:
+    """Parameters of weight-only products that serving runs showed: of this GPU, of its like, or of all on average.
+
+    `profiles/weight_only.toml`, by GPU id: fitted on runs with int4 weights. Its like: equal compute capability, then
+    equal architecture.
+    """
+    path = profiles_directory() / "weight_only.toml"
+    found: dict[str, dict[str, float]] = read_toml(path) if path.exists() else {}
+    if device.id in found or not found:
+        return found.get(device.id, {})
+    known = {name: load_device(name) for name in found}
+    for alike in ("compute_capability", "architecture"):
+        for name, other in known.items():
+            if getattr(other, alike) == getattr(device, alike):
+                return found[name]
+    names = next(iter(found.values()))
+    return {name: math.prod(values[name] for values in found.values()) ** (1.0 / len(found)) for name in names}
 
 
 def _spread(log_sd: dict[str, float], kind: str) -> float:

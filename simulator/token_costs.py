@@ -23,6 +23,9 @@ COLUMNS = ("start", "compute", "memory", "message", "eager_message", "sampler", 
 START, COMPUTE, MEMORY, MESSAGE, EAGER_MESSAGE, SAMPLER, MOVED_BYTE, ENERGY_FLOP = range(len(COLUMNS))
 # Passes over batch x vocabulary by a greedy sampler: cast to fp32, read for the maximum, log-probability of it.
 _GREEDY_PASSES = 3.0
+# Weight-only kernels unpack and scale every weight on the vector units: shift and mask, multiply-add.
+UNPACK_FLOP = 2.0
+WEIGHT_ONLY_EXPERTS = frozenset({"moe4_weight_only", "moe_mxfp4"})
 _LOGIT_BYTE = 4.0  # logits are sampled in fp32
 _BESIDE = 32  # costs of so many neighbouring numbers are computed at once
 
@@ -91,6 +94,10 @@ class TokenCosts:
         peaks = self.device.compute.peak_flop_per_s
         return peaks["fp16"] / peaks[compute_dtype(self.device, dtype)]
 
+    def _unpacking(self) -> float:
+        """Energy of turning one narrow weight into 16 bit, in 16-bit FLOPs: vector operations, once per pass."""
+        return UNPACK_FLOP * self.relative_energy("fp32")
+
     # -- by tokens ---------------------------------------------------------------------------------------------
 
     def _token_rows(self, tokens: np.ndarray) -> np.ndarray:
@@ -122,8 +129,10 @@ class TokenCosts:
         _add(out, time, gemm.count)
         byte = inner * outer * gemm.weight_byte + rows * (inner + outer) * self._hidden_byte
         out[:, MOVED_BYTE] += gemm.count * byte
-        flop = 2.0 * executed_rows(rows) * inner * outer
-        out[:, ENERGY_FLOP] += gemm.count * flop * self.relative_energy(gemm.activation)
+        flop = 2.0 * executed_rows(rows) * inner * outer * self.relative_energy(gemm.activation)
+        if gemm_group(gemm) == "gemm_weight_only":
+            flop = flop + inner * outer * self._unpacking() * (rows > 0.0)
+        out[:, ENERGY_FLOP] += gemm.count * flop
 
     def _add_experts(self, out: np.ndarray, work: ExpertWork, tokens: np.ndarray) -> None:
         parallel, skew = self.parallel, self.p.engine.routing_skew
@@ -143,8 +152,10 @@ class TokenCosts:
         executed = touched * executed_rows(routed / np.maximum(touched, 1e-9))
         out[:, MOVED_BYTE] += work.count * touched * weights * work.weight_byte / share
         out[:, MOVED_BYTE] += work.count * routed * (2.0 * work.hidden + 3.0 * work.intermediate) * 2.0 / share
-        flop = 2.0 * executed * weights / share
-        out[:, ENERGY_FLOP] += work.count * flop * self.relative_energy(work.activation)
+        flop = 2.0 * executed * weights / share * self.relative_energy(work.activation)
+        if work.kernel in WEIGHT_ONLY_EXPERTS:
+            flop = flop + touched * weights / share * self._unpacking()
+        out[:, ENERGY_FLOP] += work.count * flop
 
     def _add_message(self, out: np.ndarray, message: Message, tokens: np.ndarray) -> None:
         byte, p = message.byte_per_tok * tokens, self.p.collective

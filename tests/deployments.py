@@ -46,6 +46,12 @@ def physics(
     return StepModel(loaded, device, precision, calibration, **options)
 
 
+def _power(device: Device, limit_w: float):
+    """A limit of `limit_w`: a cap where that is below what the board may draw, else the board's own."""
+    board_limit_w = max(limit_w, device.power.board_limit_w or device.power.limit_w)
+    return msgspec.structs.replace(device.power, limit_w=limit_w, board_limit_w=board_limit_w)
+
+
 def scaled(device: Device, bandwidth: float = 1.0, compute: float = 1.0, limit_w: float | None = None) -> Device:
     """The device with more bandwidth and higher peaks, and another power limit."""
     replace = msgspec.structs.replace
@@ -54,7 +60,7 @@ def scaled(device: Device, bandwidth: float = 1.0, compute: float = 1.0, limit_w
         device,
         memory=replace(device.memory, bandwidth_byte_per_s=device.memory.bandwidth_byte_per_s * bandwidth),
         compute=replace(device.compute, peak_flop_per_s=peaks),
-        power=replace(device.power, limit_w=limit_w or device.power.limit_w),
+        power=device.power if limit_w is None else _power(device, limit_w),
     )
 
 

@@ -68,6 +68,7 @@ def figures(device: Device) -> list[str]:
         f"{table}.{field}"
         for table in ("memory", "compute", "power", "interconnect", "price")
         for field in getattr(device, table).__struct_fields__
+        if field != "board_limit_w"  # no sheet states it: it is the limit beside that of the mode in force
         if isinstance(getattr(getattr(device, table), field), int | float)
         and not isinstance(getattr(getattr(device, table), field), bool)
     ]
@@ -419,3 +420,11 @@ def test_bad_modes(tmp_path: Path, old: str, new: str, says: list[str]):
     text = complaint(write(tmp_path, WITH_MODES.replace(old, new)))
     for part in ["my.toml", *says]:
         assert part in text
+
+
+def test_a_board_without_modes_takes_a_power_cap_in_watts():
+    free, capped = load_device("h100"), load_device("h100", "450W")
+    assert capped.power.limit_w == 450.0 and capped.power.board_limit_w == free.power.limit_w
+    for cap in ("5000W", "1W"):
+        with pytest.raises(UserError, match="power cap"):
+            load_device("h100", cap)

@@ -94,9 +94,7 @@ def test_weight_only_formats_read_less_and_compute_slower():
 
 def test_quantising_activations_is_a_kernel_of_its_own():
     dear = msgspec.structs.replace(P8, quantise_start_s=P8.quantise_start_s + 7e-6)
-    plain, more = (
-        gemm_time(16, 4096, 4096, weight_byte=1.0, activation="fp8", device=H100, p=p) for p in (P8, dear)
-    )
+    plain, more = (gemm_time(16, 4096, 4096, weight_byte=1.0, activation="fp8", device=H100, p=p) for p in (P8, dear))
     assert float(more.seconds - plain.seconds) == pytest.approx(7e-6)
     assert float(more.start_s - plain.start_s) == pytest.approx(7e-6)
 

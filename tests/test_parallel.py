@@ -2,7 +2,19 @@
 
 import numpy as np
 import pytest
-from deployments import DENSE, HYBRID, LATENT, MODELS, SMALL, SPARSE, device_named, model_named, physics, splits_of
+from deployments import (
+    DENSE,
+    HYBRID,
+    LATENT,
+    MODELS,
+    SMALL,
+    SPARSE,
+    device_named,
+    model_named,
+    physics,
+    splits_of,
+    unlimited,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -237,7 +249,7 @@ def test_energy_is_of_all_devices():
 @pytest.mark.parametrize("batch", [Batch((), np.full(1, 2000)), Batch((PrefillChunk(512),))])
 def test_stages_that_wait_draw_no_dynamic_power(batch):
     """One sequence or prompt in four stages: the same bytes and FLOPs once, and four devices' static power."""
-    one, four = (physics("h100", parallel=Parallelism(pp=pp)) for pp in (1, 4))
+    one, four = (physics(device=unlimited("h100"), parallel=Parallelism(pp=pp)) for pp in (1, 4))
     static_w = one.idle_power_w + one.p.power.busy_w
     costs = [p.step(batch) for p in (one, four)]
     dynamic = [cost.joules - p.parallel.pp * static_w * cost.seconds for p, cost in zip((one, four), costs)]

@@ -91,6 +91,18 @@ def test_shared_prefixes_are_a_share_of_the_prompt():
     assert workload_of(record(length_spread="dataset:gpqa")).requests.shared_prefix_tok.sum() == 0
 
 
+def test_a_data_set_that_nobody_described_gets_the_spread_of_a_chat():
+    workload = workload_of(record(length_spread="dataset:nobody"))
+    lengths = workload.requests.output_tok
+    assert 0.5 < lengths.std() / lengths.mean() < 1.1 and any("nobody" in line for line in workload.assumptions)
+
+
+def test_clients_in_a_loop_are_not_kept_in_step_when_the_spread_is_not_stated():
+    workload = workload_of(record(length_spread=None))
+    lengths = workload.requests.output_tok
+    assert 0.02 < lengths.std() / lengths.mean() < 0.1 and any("not stated" in line for line in workload.assumptions)
+
+
 def test_replicas_split_requests_and_clients():
     requests = workload_of(record(), dp=4).requests
     assert len(requests) == 100 and requests.in_flight == 2
@@ -99,7 +111,6 @@ def test_replicas_split_requests_and_clients():
 @pytest.mark.parametrize(
     ("columns", "what"),
     [
-        ({"length_spread": "dataset:nobody"}, "unknown data set 'nobody', known: sharegpt"),
         ({"length_spread": "uniform:2"}, "uniform:r with r from 0 to 1"),
         ({"length_spread": "uniform:x"}, "uniform:r with r from 0 to 1"),
         ({"length_spread": "normal"}, "expected fixed, uniform:r or dataset:NAME"),

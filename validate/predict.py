@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from calibration.points import spread_kind
 from calibration.records import RunRecord
 from calibration.replay import StepModels, replay
 from calibration.setup import Setup, Unsupported, calibration_for, operation, resolve
 from simulator.profile import Z90, Calibration
 
-# Which of a profile's spreads applies to a metric.
-_KIND = (("ttft", "ttft"), ("tpot", "tpot"), ("itl", "tpot"), ("power", "power"), ("energy", "energy"))
 # Activation peak and engine overhead are estimates: a few GB of tens.
 KV_CAPACITY_LOG_SD = 0.06
 # Power sampled about once a second over a whole run of seconds holds start-up and idle samples, how many is not stated:
@@ -32,16 +31,12 @@ class Prediction:
     device: str = ""  # id, and the power mode if it is not the default
 
 
-def _spread(
-    metric: str, record: RunRecord, values: dict[str, float], profile: Calibration, outside: tuple[str, ...]
-) -> float:
+def _spread(metric: str, setup: Setup, profile: Calibration, outside: tuple[str, ...]) -> float:
     if metric == "kv_capacity_tok":
         return KV_CAPACITY_LOG_SD
-    kind = next((kind for prefix, kind in _KIND if metric.startswith(prefix)), "time")
-    if kind == "time":  # a whole run is prefill and decode
-        return profile.blended_spread(values["prefill_share"], outside)
+    kind = spread_kind(setup, metric)
     spread = profile.spread(kind, outside)
-    if kind in ("power", "energy") and record.flagged("whole_run_power"):
+    if kind in ("power", "energy") and setup.record.flagged("whole_run_power"):
         spread = math.hypot(spread, WHOLE_RUN_POWER_LOG_SD)
     return spread
 
@@ -67,7 +62,7 @@ class Predictor:
         out = {}
         for metric in (name for name in record.measured() if name in values):
             value = values[metric]
-            factor = math.exp(Z90 * _spread(metric, record, values, profile, outside))
+            factor = math.exp(Z90 * _spread(metric, setup, profile, outside))
             out[metric] = (value, value / factor, value * factor)
         return Prediction(
             record, "extrapolated" if outside else "ok", out, outside, profile.power_scope, _device_name(setup)
@@ -101,7 +96,9 @@ def extrapolations(setup: Setup, profile: Calibration) -> tuple[str, ...]:
     """How a run leaves the range that the profile was fitted on."""
     outside = profile.extrapolations(operation(setup))
     family = setup.family
-    if profile.engine != family.id or (setup.record.engine or family.engine) != family.engine:
+    other_engine = (setup.record.engine or family.engine) != family.engine
+    other_version = profile.engine != family.id and setup.version is not None
+    if other_engine or other_version:
         ran = " ".join(part for part in (setup.record.engine, setup.version) if part)
         outside += (f"engine {ran}; the calibration is for {profile.engine}",)
     return outside

@@ -113,7 +113,11 @@ def _priors(setups: list, device, prior: str | None, kernels: str | None) -> dic
         values, said = fit_tables(Path(kernels), device, start)
         for line in said:
             click.echo(line)
-        start = msgspec.structs.replace(start, parameters=with_values(start.parameters, values))
+        if "gemm16.memory_fraction" in values:  # weight-only products go with 16-bit ones until runs say otherwise
+            own = {n.partition(".")[2]: v for n, v in values.items() if n.startswith("gemm16.")}
+            values = {**{f"gemm_weight_only.{name}": value for name, value in own.items()}, **values}
+        parameters = with_values(start.parameters, values)
+        start = msgspec.structs.replace(start, parameters=parameters, gpu=device.id, fitted=tuple(values))
     return {device.id: start}
 
 

@@ -32,13 +32,23 @@ def profiles(out: str | None, families: tuple[str, ...], ledger_file: str | None
     is what the spreads rest on. Takes some minutes.
     """
     from calibration.fit_all import on_servers, used_files
-    from calibration.profile_files import engine_text, fitted_engine, gpu_profile
+    from calibration.profile_files import (
+        engine_text,
+        fitted_engine,
+        gpu_profile,
+        weight_only_text,
+        weight_only_values,
+        with_weight_only,
+    )
     from calibration.write import write_profile, write_text
     from simulator.profile_parts import profiles_directory
 
     folder = Path(out) if out else profiles_directory()
     records, fits = _fits(families, jobs)
     (folder / "engines").mkdir(parents=True, exist_ok=True)
+    narrow = weight_only_values(fits)
+    if narrow and not families:
+        write_text(folder / "weight_only.toml", weight_only_text(narrow, "calibrate profiles"), overwrite=True)
     for fit in fits:
         if not fit.fitted:
             click.echo(f"{fit.family}: {len(fit.fleet.setups)} runs are too few, priors stand")
@@ -47,7 +57,7 @@ def profiles(out: str | None, families: tuple[str, ...], ledger_file: str | None
             text = engine_text(fitted_engine(fit), "calibrate profiles")
             write_text(folder / "engines" / f"{fit.family}.toml", text, overwrite=True)
         for gpu in fit.gpus:
-            profile = gpu_profile(fit, gpu, records, used_files(fit, gpu))
+            profile = with_weight_only(gpu_profile(fit, gpu, records, used_files(fit, gpu)), narrow)
             write_profile(folder / f"{profile.id}.toml", profile, "calibrate profiles", overwrite=True)
             spread = ", ".join(f"{kind} {sd:.3f}" for kind, sd in profile.log_sd.items())
             click.echo(f"{profile.id}: {profile.source}; log_sd {spread}")

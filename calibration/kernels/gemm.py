@@ -18,7 +18,7 @@ from simulator.kernels.gemm import SPECS, GemmParameters, gemm_time
 # Scatter of one row that no smooth model explains: tables of the same silicon differ by this much (P5-P95 +-10 %).
 SCATTER = 0.06
 _WEIGHT_BYTE = {"bf16": 2.0, "fp8": 1.0}
-_SERVING = ("skinny_rows", "skinny_vector_fraction")  # of libraries that no table was measured with
+_SERVING = ("swizzle_columns", "skinny_rows", "skinny_vector_fraction")  # tables hardly tell them: large L2
 _NEVER_16 = (*_SERVING, "bucket_rows", "quantise_start_s", "quantise_fraction", "quantise_row_s", "dequantise_fraction")
 _NEVER_8 = (*_SERVING, "bucket_rows", "split_s", "inner_latency_s", "skinny_gain", "dequantise_fraction")
 

@@ -24,7 +24,7 @@ from simulator.kernels.attention import AttentionParameters
 from simulator.parameters import Parameters
 from simulator.profile import Calibration
 
-# How the files of an operator begin; the first that fits holds.
+# How the names of an operator's files begin.
 _PREFIX = {
     "gemm": "gemm_",
     "attention_prefill": "attention_prefill_",
@@ -65,7 +65,7 @@ def fit_tables(directory: Path, device: Device, start: Calibration) -> tuple[dic
     can be fitted.
     """
     values: dict[str, float] = {}
-    said: list[str] = []
+    said = [f"{name}: not read, expected a name like {_EXPECTED_FILES}" for name in unread_files(directory)]
     for operator, table in read_tables(directory, device).items():
         for found in _FITTERS[operator](table, device, start.parameters):
             if isinstance(found, str):
@@ -92,17 +92,23 @@ def read_tables(directory: Path, device: Device) -> dict[str, Table]:
 
 def _files(directory: Path) -> dict[str, list[Path]]:
     """Paths by operator, sorted."""
-    if not directory.is_dir():
-        raise UserError(f"operator tables '{directory}': no such folder, expected one with {_EXPECTED_FILES}")
-    out: dict[str, list[Path]] = {}
-    for path in sorted(directory.iterdir()):
-        if path.name.endswith((".csv", ".csv.gz")):
-            for operator, prefix in _PREFIX.items():
-                if path.name.startswith(prefix):
-                    out.setdefault(operator, []).append(path)
+    paths = _csv_files(directory)
+    found = {name: [path for path in paths if path.name.startswith(prefix)] for name, prefix in _PREFIX.items()}
+    out = {operator: some for operator, some in found.items() if some}
     if not out:
         raise UserError(f"operator tables '{directory}': found none, expected {_EXPECTED_FILES} (or .csv.gz)")
-    return {operator: out[operator] for operator in _PREFIX if operator in out}
+    return out
+
+
+def _csv_files(directory: Path) -> list[Path]:
+    if not directory.is_dir():
+        raise UserError(f"operator tables '{directory}': no such folder, expected one with {_EXPECTED_FILES}")
+    return [path for path in sorted(directory.iterdir()) if path.name.endswith((".csv", ".csv.gz"))]
+
+
+def unread_files(directory: Path) -> list[str]:
+    """Names of CSV files that are no operator's: a slip in a name shall not go unseen."""
+    return [path.name for path in _csv_files(directory) if not path.name.startswith(tuple(_PREFIX.values()))]
 
 
 def _read(path: Path, operator: str, device: Device) -> Table:

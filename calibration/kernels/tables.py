@@ -32,7 +32,7 @@ _NUMBERS = frozenset((
 ))  # fmt: skip
 _MICROSECONDS = "latency_us"
 _REAL = frozenset((_MICROSECONDS, "power_w"))
-_EXPECTED: dict[str, tuple[str, ...]] = {
+EXPECTED: dict[str, tuple[str, ...]] = {
     "gemm": ("dtype", "m", "n", "k", _MICROSECONDS),
     "attention_prefill": (
         "batch", "q_len", "heads", "kv_heads", "head_dim", "kv_dtype", "kernel_source", _MICROSECONDS,
@@ -57,8 +57,8 @@ def load(operator: str, gpu: str | None = None) -> Table:
     `allreduce` and `kernel_power` are one file for all GPUs: there `gpu` selects rows. Text columns are arrays of
     str, sizes int64, `latency_s` and `power_w` float64. UserError when there is no such table.
     """
-    if operator not in _EXPECTED:
-        raise unknown_name("operator table", operator, _EXPECTED)
+    if operator not in EXPECTED:
+        raise unknown_name("operator table", operator, EXPECTED)
     if operator in ("allreduce", "kernel_power"):
         table = read(DIRECTORY / f"{operator}.csv.gz", operator)
         if gpu is None:
@@ -75,8 +75,8 @@ def read(path: str | os.PathLike[str], operator: str) -> Table:
     """Columns of the file at `path` (.csv or .csv.gz), which must have the columns of `operator`. UserError if not."""
     where = f"operator table '{os.fspath(path)}'"
     header, rows = _split(_text(Path(path), where), where)
-    if tuple(header) != _EXPECTED[operator]:
-        raise UserError(f"{where}: found columns {', '.join(header)}, expected {', '.join(_EXPECTED[operator])}")
+    if tuple(header) != EXPECTED[operator]:
+        raise UserError(f"{where}: found columns {', '.join(header)}, expected {', '.join(EXPECTED[operator])}")
     if not rows:
         raise UserError(f"{where}: found no rows below the header")
     columns = dict(zip(header, zip(*rows)))

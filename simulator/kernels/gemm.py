@@ -50,6 +50,7 @@ class GemmParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     quantise_fraction: float = 0.6
     quantise_row_s: float = 5e-7
     dequantise_fraction: float = 0.85
+    swizzle_columns: float = 2.0
     skinny_rows: float = 0.0
     skinny_vector_fraction: float = 0.5
 
@@ -87,6 +88,9 @@ SPECS: dict[str, ParameterSpec] = {
     "dequantise_fraction": ParameterSpec(
         "1", "rate of weight-only formats (int4 weights, 16-bit arithmetic) relative to plain ones", 0.2, 0.99, 0.2
     ),
+    "swizzle_columns": ParameterSpec(
+        "1", "tile columns kept side by side, so that neighbours share the left operand in the L2", 1.0, 16.0, 0.3
+    ),
     "skinny_rows": ParameterSpec(
         "row", "up to this many rows the library multiplies on the vector units (0: never)", 0.0, 256.0, 0.0
     ),
@@ -104,7 +108,6 @@ _SMALL_TILE, _SMALL_ROWS = (64, 64), 64
 _MIDDLE_TILE = (128, 64)
 _WIDE_TILE = (128, 128)
 _SUSTAINED_AFTER_S = 5e-4  # arithmetic this long is half way to the sustained rate
-_SWIZZLE_COLUMNS = 2  # tile columns kept side by side, so that neighbours share the left operand in the L2
 _OUTPUT_BYTE = 2.0
 _ACTIVATION_BYTE = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5625}  # fp4: scales
 
@@ -209,12 +212,12 @@ def _memory_s(m, k, n, weight_byte: float, element_byte: float, device: Device, 
     left = element_byte * m * k
     byte = weight_byte * k * n + left + max(_OUTPUT_BYTE, element_byte) * m * n
     fraction = np.minimum(1.0, p.memory_fraction * (1.0 + (p.skinny_gain - 1.0) / np.maximum(m, 1.0)))
-    again = _reread_byte(m, left, n, device)
+    again = _reread_byte(m, left, n, device, p)
     full_s = (byte + again) / (fraction * device.memory.bandwidth_byte_per_s)
     return (full_s + p.memory_ramp_s * -np.expm1(-full_s / p.memory_ramp_s)) * (m > 0.0)
 
 
-def _reread_byte(m, left_byte, n, device: Device) -> np.ndarray:
+def _reread_byte(m, left_byte, n, device: Device, p: GemmParameters) -> np.ndarray:
     """Bytes of the left operand fetched again because the L2 cannot hold them.
 
     Tiles are scheduled down the rows first, a strip of columns at a time; every strip needs the whole left operand
@@ -222,7 +225,7 @@ def _reread_byte(m, left_byte, n, device: Device) -> np.ndarray:
     """
     tile_rows, tile_columns = TILES[0]
     row_tiles = np.maximum(1.0, np.ceil(m / tile_rows))
-    strip = tile_columns * np.maximum(_SWIZZLE_COLUMNS, device.compute.sm_count / row_tiles)
+    strip = tile_columns * np.maximum(p.swizzle_columns, device.compute.sm_count / row_tiles)
     return np.maximum(0.0, left_byte - device.compute.l2_byte) * np.maximum(0.0, n / strip - 1.0)
 
 
