@@ -187,9 +187,9 @@ def fitted_engine(fit: FamilyFit) -> EngineFamily:
     values = {n.removeprefix("engine."): v for n, v in fit.values.items() if n.startswith("engine.")}
     sources = ", ".join(sorted({setup.record.source for setup in fit.fleet.setups}))
     log_sd = dict(fit.log_sd)
-    log_sd.setdefault("time", log_sd.get("tpot", family.log_sd["time"]))
-    log_sd.setdefault("ttft", max(log_sd["time"], family.log_sd.get("ttft", 0.0)))
-    log_sd.setdefault("energy", float(np.hypot(log_sd["time"], log_sd.get("power", family.log_sd["energy"]))))
+    log_sd.setdefault("time", log_sd.get("tpot", family.prior_log_sd["time"]))
+    log_sd.setdefault("ttft", max(log_sd["time"], family.prior_log_sd.get("ttft", 0.0)))
+    log_sd.setdefault("energy", float(np.hypot(log_sd["time"], log_sd.get("power", family.prior_log_sd["energy"]))))
     return msgspec.structs.replace(
         family,
         source=f"overheads of {family.id} fitted on {len(fit.fleet.setups)} runs of {sources} on {', '.join(fit.gpus)}",
@@ -201,11 +201,13 @@ def fitted_engine(fit: FamilyFit) -> EngineFamily:
 def engine_text(family: EngineFamily, command: str) -> str:
     """The TOML of an engine family's file."""
     table = msgspec.to_builtins(family)
-    prior, parameters, log_sd, notes = (table.pop(name) for name in ("prior", "parameters", "log_sd", "notes"))
-    lines = [f"# `prior` is set by hand; the rest is written by: {command}", ""]
+    prior, parameters, notes = (table.pop(name) for name in ("prior", "parameters", "notes"))
+    spreads_by_title = {name: table.pop(name) for name in ("prior_log_sd", "log_sd")}
+    lines = [f"# `prior` and `prior_log_sd` are set by hand; the rest is written by: {command}", ""]
     lines += [f"{name} = {toml_value(value)}" for name, value in table.items() if value is not None]
     lines += ["notes = [", *[f"    {toml_value(note)}," for note in notes], "]"]
-    lines += ["", "[log_sd]", *[f"{toml_key(kind)} = {toml_value(sd)}" for kind, sd in log_sd.items()]]
+    for title, log_sd in spreads_by_title.items():
+        lines += ["", f"[{title}]", *[f"{toml_key(kind)} = {toml_value(sd)}" for kind, sd in log_sd.items()]]
     for title, values in (("prior", prior), ("parameters", parameters)):
         body = parameter_lines({"engine": values})
         lines += ["", f"[{title}]", *body[2:]]

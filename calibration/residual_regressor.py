@@ -7,7 +7,7 @@ would take a fit for each pair), so the verdict is, if anything, too kind to the
 
 On the runs that ship it does not help: `calibrate fit calibration/data/runs/argonne.csv --gpu a100-sxm-40gb --out
 FILE.toml --residual-regressor` gives a median of 6.6 % with it and 5.0 % without (p90 17.9 and 14.7 %). Neither do
-other widths, ridges and gradient-boosted trees, on these runs or on those of vLLM 0.8 to 0.11 and V0: what the physics
+other widths, ridges and gradient-boosted trees, on these runs or on those of vLLM 0.8 to 0.13 and V0: what the physics
 leaves over belongs to single models, and other models do not tell it.
 """
 

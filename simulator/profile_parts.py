@@ -47,7 +47,8 @@ class Kernels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class EngineFamily(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Overheads of an engine in versions from `since` (inclusive) to `before` (exclusive); None: no limit.
 
-    `prior`: what was thought before any run was fitted; `parameters`: fitted on servers (equal where nothing was).
+    `prior`, `prior_log_sd`: what was thought before any run was fitted; `parameters`, `log_sd`: fitted on servers
+    (equal where nothing was).
     """
 
     id: str
@@ -58,6 +59,7 @@ class EngineFamily(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     async_since: str | None = None  # version from which the host works ahead by default
     cuda_graphs: bool = True
     log_sd: dict[str, float]
+    prior_log_sd: dict[str, float]
     prior: EngineParameters
     parameters: EngineParameters
     notes: tuple[str, ...] = ()
@@ -144,8 +146,8 @@ def compose(
 ) -> Calibration:
     """A calibration from the device's kernel ceilings and the engine's overheads; spreads add in quadrature.
 
-    fitted=False takes the engine's overheads as they were thought to be before any run was fitted. `seen`: a profile of
-    the same GPU with another engine, whose kernels and power stand for it.
+    fitted=False takes the engine's overheads and spreads as they were thought to be before any run was fitted. `seen`:
+    a profile of the same GPU with another engine, whose kernels and power stand for it.
     """
     kernels, (family, stand_in) = kernels_for(device), engine_family(engine, version)
     # No operator table has weight-only products: like 16-bit ones, but for what serving runs of such formats showed.
@@ -155,13 +157,14 @@ def compose(
         known = msgspec.to_builtins(seen.parameters)
     groups = {name: known[name] for name in (*KERNEL_GROUPS, "power")}
     engine_values = msgspec.to_builtins(family.parameters if fitted else family.prior)
+    engine_log_sd = family.log_sd if fitted else family.prior_log_sd
     for name in HOST_TIMES:
         engine_values[name] *= kernels.host_factor
     parameters = msgspec.convert({**groups, "engine": engine_values}, Parameters)
     where = seen.gpu if seen else kernels.id
     log_sd = {
-        kind: math.hypot(_spread(kernels.log_sd, kind), _spread(family.log_sd, kind))
-        for kind in sorted({*kernels.log_sd, *family.log_sd})
+        kind: math.hypot(_spread(kernels.log_sd, kind), _spread(engine_log_sd, kind))
+        for kind in sorted({*kernels.log_sd, *engine_log_sd})
     }
     return Calibration(
         id=f"{where}+{family.id}",

@@ -239,7 +239,7 @@ def test_markdown_is_stable_and_complete():
     ]  # fmt: skip
     line = "| h100-sxm | Llama-3.1-8B-Instruct | TPOT | 8 | +2.1 % | 2.1 % | 2.1 % | 3.8 % | +4.2 % | 4.2 % | 4.2 % |"
     assert f"{line} 7.6 % | 50.0 % | 100 % |" in text
-    assert "`calibrate ledger`" in text and "1 columns repeat" in text
+    assert "\n    calibrate ledger\n" in text and "1 columns repeat" in text
     assert "nan" not in text and "-0.0 %" not in text and "None" not in text
     for table in text.split("\n\n"):
         if table.startswith("| ") and table != "| operator |\n":

@@ -124,6 +124,16 @@ def test_less_is_known_the_wider_the_interval():
     assert orin().spread("tpot") < load_calibration(load_device("orin-nx"), None, *ORIN).spread("tpot")
 
 
+def test_what_was_thought_before_a_fit_does_not_depend_on_earlier_fits():
+    device = load_device("h100")
+    for family in engine_families():
+        version = family.since or (family.before and "0.1")
+        before = compose(device, family.engine, version, fitted=False)
+        assert before.parameters.engine == family.prior
+        for kind, sd in family.prior_log_sd.items():
+            assert before.spread(kind) == pytest.approx(math.hypot(kernels_for(device).log_sd[kind], sd))
+
+
 def test_kernels_of_a_composition_come_from_the_gpu_and_overheads_from_the_engine():
     old, new = (compose(load_device("b200"), "vllm", version).parameters for version in ("0.7", "0.18"))
     assert old.gemm16 == new.gemm16 and old.engine != new.engine
