@@ -1,5 +1,7 @@
 """The fit on data made by the simulator itself: known parameters must come back, unknown ones be called so."""
 
+import json
+
 import msgspec
 import numpy as np
 import pytest
@@ -207,6 +209,20 @@ def test_the_command_fits_writes_and_says_what_it_does_not_know(made, tmp_path):
     assert read_profile(out).gpu == "l40s"
     again = CliRunner().invoke(calibrate, ["fit", str(path), "--gpu", "l40s", "--out", str(out)])
     assert again.exit_code == 2 and "exists" in again.stderr
+
+
+@pytest.mark.slow
+def test_the_command_prints_the_same_as_json(made, tmp_path):
+    path, out = runs_file(tmp_path, made), tmp_path / "mine.toml"
+    result = CliRunner().invoke(calibrate, ["fit", str(path), "--gpu", "l40s", "--out", str(out), "--json"])
+    assert result.exit_code == 0, result.output
+    found, profile = json.loads(result.stdout), read_profile(out)
+    assert {p["name"]: p["log_sd"] for p in found["parameters"]} == profile.parameter_log_sd
+    assert np.shape(found["correlation"]) == (len(found["fitted"]),) * 2 and not all(
+        p["identified"] for p in found["parameters"]
+    )
+    for metric, errors in found["errors"].items():
+        assert errors["in_sample"]["n"] > 0 and abs(errors["in_sample"]["bias"]) <= errors["in_sample"]["mape"], metric
 
 
 @pytest.mark.parametrize(

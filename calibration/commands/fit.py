@@ -26,10 +26,11 @@ def register(group: click.Group) -> None:
 @click.option("--plots", metavar="DIR", help="Write figures of the residuals by regime here.")
 @click.option("--residual-regressor", is_flag=True, help="Try a learnt correction on top; kept only if it helps.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes to fit on.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option("--overwrite", is_flag=True, help="Replace --out if it exists.")
 def fit(
     runs: tuple[str, ...], gpu: str, out: str, engine: str | None, prior: str | None, kernels: str | None,
-    plots: str | None, residual_regressor: bool, jobs: int, overwrite: bool,
+    plots: str | None, residual_regressor: bool, jobs: int, as_json: bool, overwrite: bool,
 ) -> None:  # fmt: skip
     """Fit a profile to RUNS (measured-run records, see docs/records.md).
 
@@ -37,6 +38,7 @@ def fit(
     and with each architecture left out. Rows flagged `suspect:` are not used. Parameters that the data do not narrow
     are named and stay within their prior.
     """
+    from calibration.commands.fit_report import fit_json, fit_text
     from calibration.family_fit import fit_family
     from calibration.profile_files import gpu_profile
     from calibration.write import write_profile
@@ -48,23 +50,25 @@ def fit(
     device = load_device(gpu)
     records = _records(runs)
     setups = _of_family(records, device.id, engine)
-    priors = _priors(setups, device, prior, kernels)
+    priors = _priors(setups, device, prior, kernels, err=as_json)
     with ProgressBar("runs and fits") as bar:
         result = fit_family(setups, jobs=jobs, progress=bar, priors=priors)
     profile = gpu_profile(result, device.id, records, tuple(Path(run).name for run in runs))
     command = "calibrate fit " + " ".join(shlex.quote(Path(r).name) for r in runs) + f" --gpu {device.id} --out FILE"
     write_profile(out, profile, command, overwrite)
-    click.echo(fit_text(result, profile, device.id))
+    said = []
     if residual_regressor:
         from calibration.residual_regressor import verdict
 
-        click.echo("\n" + verdict(result))
+        said.append(verdict(result))
     if plots:
         from calibration.judge import judge
         from calibration.residual_plots import save_residuals
 
-        for path in save_residuals(judge([result], []), plots):
-            click.echo(f"wrote {path}")
+        said.append("\n".join(f"wrote {path}" for path in save_residuals(judge([result], []), plots)))
+    click.echo((fit_json if as_json else fit_text)(result, profile, device.id))
+    for text in said:
+        click.echo("\n" + text, err=as_json)
 
 
 def _records(runs: tuple[str, ...]) -> list:
@@ -94,7 +98,7 @@ def _of_family(records: list, gpu: str, engine: str | None) -> list:
     return [setup for setup in setups if setup.family.id == chosen]
 
 
-def _priors(setups: list, device, prior: str | None, kernels: str | None) -> dict:
+def _priors(setups: list, device, prior: str | None, kernels: str | None, err: bool) -> dict:
     """The calibration to start from, by GPU id: a profile given, or what is known; with own operator tables on top."""
     import msgspec
 
@@ -112,47 +116,10 @@ def _priors(setups: list, device, prior: str | None, kernels: str | None) -> dic
 
         values, said = fit_tables(Path(kernels), device, start)
         for line in said:
-            click.echo(line)
+            click.echo(line, err=err)
         if "gemm16.memory_fraction" in values:  # weight-only products go with 16-bit ones until runs say otherwise
             own = {n.partition(".")[2]: v for n, v in values.items() if n.startswith("gemm16.")}
             values = {**{f"gemm_weight_only.{name}": value for name, value in own.items()}, **values}
         parameters = with_values(start.parameters, values)
         start = msgspec.structs.replace(start, parameters=parameters, gpu=device.id, fitted=tuple(values))
     return {device.id: start}
-
-
-def fit_text(result, profile, gpu: str) -> str:
-    """The fit as a table: prior, fitted value, spread, identified or not; then errors."""
-    from simulator.parameters import SPECS, flatten
-
-    before, after = flatten(result.times.priors_[gpu].parameters), flatten(profile.parameters)
-    missing = {n.rpartition("/")[2] for m in (result.times, result.power) if m for n in m.fit_.solution.not_identified}
-    lines = [f"{profile.title}: {profile.source}, {len(result.points)} times", ""]
-    lines.append(f"{'parameter':36} {'unit':8} {'prior':>11} {'fitted':>11} {'spread':>8}  identified")
-    for name, spread in profile.parameter_log_sd.items():
-        known = "no" if name in missing else "yes"
-        unit = SPECS[name].unit
-        lines.append(f"{name:36} {unit:8} {before[name]:11.4g} {after[name]:11.4g} {100 * spread:7.1f}%  {known}")
-    if not result.times.fit_.solution.converged:
-        lines += ["", "WARNING: the search stopped at its limit of evaluations: the values are not a minimum"]
-    lines += ["", "spread that intervals are built from (log standard deviation):"]
-    lines.append("  " + ", ".join(f"{kind} {sd:.3f}" for kind, sd in profile.log_sd.items()))
-    return "\n".join([*lines, *_errors(result)])
-
-
-def _errors(result) -> list[str]:
-    """Median errors by metric, in-sample and left out."""
-    import numpy as np
-
-    by_metric: dict[str, list] = {}
-    for p in result.predictions:
-        by_metric.setdefault(p.metric, []).append(p)
-    lines = ["", f"{'error, median (p90)':26} {'n':>5} {'in-sample':>16} {'model left out':>16}"]
-    for metric, found in by_metric.items():
-        cells = []
-        for name in ("in_sample", "left_out"):
-            size = [abs(getattr(p, name) / p.measured - 1.0) for p in found if getattr(p, name) is not None]
-            both = f"{100 * np.median(size):.1f}% ({100 * np.percentile(size, 90):.1f}%)" if size else "one model only"
-            cells.append(f"{both:>16}")
-        lines.append(f"{metric:26} {len(found):5d} {' '.join(cells)}")
-    return lines
