@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from calibration.records import RunRecord
-from calibration.trajectory import Trajectory, as_recorded, from_schedule, room
+from calibration.trajectory import Trajectory, as_recorded, from_schedule, room, servable
 from calibration.workloads import workload_of
 from simulator.engine.settings import EngineSettings
 from simulator.engine.token_clock import Requests, TokenClock, prefill_keys
@@ -42,7 +42,7 @@ def simulate_open_loop(
     """
     if not record.request_rate_rps:
         raise UserError(f"run '{record.run_id}': request_rate_rps not stated")
-    workload = workload_of(record, room(model, settings), dp)
+    workload, kv_blocks = servable(workload_of(record, room(model, settings), dp), settings, kv_blocks)
     rng = np.random.default_rng(seed)
     arrivals = np.cumsum(rng.exponential(dp / record.request_rate_rps, len(workload.requests)))
     ahead = record.flagged("async_scheduling") if async_scheduling is None else async_scheduling

@@ -79,7 +79,7 @@ def trajectory_of(
     """
     if record.load == "open_loop":
         raise UserError(f"run '{record.run_id}': an open loop depends on real time, use simulate_open_loop")
-    workload = workload_of(record, room(model, settings), dp)
+    workload, kv_blocks = servable(workload_of(record, room(model, settings), dp), settings, kv_blocks)
     ahead = record.flagged("async_scheduling") if async_scheduling is None else async_scheduling
     found = run_requests(workload.requests, settings, kv_blocks, key_rules(model), ahead)
     return as_recorded(found, record, workload, dp)
@@ -94,6 +94,20 @@ def run_requests(
 ) -> Trajectory:
     """The trajectory of any requests; throughput and power cover the whole run."""
     return from_schedule(requests, schedule(requests, settings, kv_blocks, async_scheduling), rules)
+
+
+def servable(workload: Workload, settings: EngineSettings, kv_blocks: int) -> tuple[Workload, int]:
+    """(workload, KV blocks), the blocks enough for the longest request: it was served, whatever our estimate says."""
+    requests, size = workload.requests, settings.block_size
+    longest = int((requests.prompt_tok + requests.output_tok).max())
+    needed = -(-longest // size) + 1 + int(requests.shared_prefix_tok.max()) // size
+    if needed <= kv_blocks:
+        return workload, kv_blocks
+    said = (
+        f"KV cache of {needed * size} tokens, enough for the longest request: by our estimate it holds "
+        f"{kv_blocks * size}, but the run was served"
+    )
+    return replace(workload, assumptions=(*workload.assumptions, said)), needed
 
 
 def room(model: Model, settings: EngineSettings) -> int | None:

@@ -347,6 +347,17 @@ def test_replicas_add_up(model):
         assert both[name] == alone[name]
 
 
+def test_a_run_that_was_served_fits_whatever_the_estimate_says(model):
+    run = record(length_spread="dataset:gpqa", output_tok=2000.0)
+    roomy, tight = (trajectory_of(run, model, EngineSettings(), blocks) for blocks in (MANY, 3))
+    assert not any("but the run was served" in said for said in roomy.assumptions)
+    assert any("but the run was served" in said for said in tight.assumptions)
+    assert tight.output_tok.sum() == roomy.output_tok.sum() and tight.running.max() < roomy.running.max()
+    opened = msgspec.structs.replace(run, load="open_loop", request_rate_rps=1.0)
+    late = simulate_open_loop(opened, model, EngineSettings(), 3, Fake())[0]
+    assert any("but the run was served" in said for said in late.assumptions)
+
+
 def test_an_open_loop_record(model):
     run = record(load="open_loop", request_rate_rps=4.0, num_requests=60)
     trajectory, seconds, joules = simulate_open_loop(run, model, EngineSettings(), MANY, Fake(), seed=3)

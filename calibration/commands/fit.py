@@ -98,7 +98,7 @@ def _of_family(records: list, gpu: str, engine: str | None) -> list:
     return [setup for setup in setups if setup.family.id == chosen]
 
 
-def _priors(setups: list, device, prior: str | None, kernels: str | None, err: bool) -> dict:
+def _priors(setups: list, device, prior: str | None, kernels: str | None, err: bool = False) -> dict:
     """The calibration to start from, by GPU id: a profile given, or what is known; with own operator tables on top."""
     import msgspec
 
