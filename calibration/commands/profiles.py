@@ -62,7 +62,7 @@ def profiles(out: str | None, families: tuple[str, ...], ledger_file: str | None
             spread = ", ".join(f"{kind} {sd:.3f}" for kind, sd in profile.log_sd.items())
             click.echo(f"{profile.id}: {profile.source}; log_sd {spread}")
     if ledger_file or plots:
-        _report(records, fits, ledger_file, plots, as_json=False)
+        _report(records, fits, families, ledger_file, plots, as_json=False)
 
 
 @click.command()
@@ -79,7 +79,7 @@ def ledger(out: str | None, plots: str | None, families: tuple[str, ...], as_jso
     equal architecture on any GPU from any source.
     """
     records, fits = _fits(families, jobs)
-    _report(records, fits, out, plots, as_json)
+    _report(records, fits, families, out, plots, as_json)
 
 
 def _fits(families: tuple[str, ...], jobs: int):
@@ -101,7 +101,7 @@ def _engine_files() -> list[Path]:
     return sorted((profiles_directory() / "engines").glob("*.toml"))
 
 
-def _report(records, fits, out: str | None, plots: str | None, as_json: bool) -> None:
+def _report(records, fits, families, out: str | None, plots: str | None, as_json: bool) -> None:
     from calibration.judge import judge
     from calibration.kernels import report as operators
     from calibration.ledger import markdown, to_json
@@ -110,6 +110,7 @@ def _report(records, fits, out: str | None, plots: str | None, as_json: bool) ->
     from simulator.cli.progress import ProgressBar
     from simulator.scenario import installed_version
 
+    command = " ".join((COMMAND, *(f"--family {name}" for name in families)))
     with ProgressBar("numbers judged") as bar:
         judged = judge(fits, records, bar)
     header = f"Version {installed_version()}, {len(records)} runs, data hash {records_hash(records)[:12]}."
@@ -118,11 +119,11 @@ def _report(records, fits, out: str | None, plots: str | None, as_json: bool) ->
 
         save_residuals(judged, plots)
     if as_json:
-        click.echo(to_json(judged, COMMAND, header))
+        click.echo(to_json(judged, command, header))
     if not as_json or out:
         with ProgressBar("operator tables") as bar:
             tables = operators.markdown(operators.operator_ledger(bar))
-        text = markdown(judged, tables, COMMAND, header)
+        text = markdown(judged, tables, command, header)
         if out:
             write_text(out, text, overwrite=True)
         elif not as_json:
