@@ -15,8 +15,9 @@ import numpy as np
 from calibration.records import RunRecord
 from calibration.trajectory import Trajectory, as_recorded, from_schedule, room, servable
 from calibration.workloads import workload_of
+from simulator.engine.schedule_steps import prefill_keys
 from simulator.engine.settings import EngineSettings
-from simulator.engine.token_clock import Requests, TokenClock, prefill_keys
+from simulator.engine.token_clock import Requests, TokenClock
 from simulator.errors import UserError
 from simulator.keys import KeyRule, key_rules
 from simulator.model import Model

@@ -19,8 +19,9 @@ import numpy as np
 
 from calibration.records import RunRecord
 from calibration.workloads import Workload, workload_of
+from simulator.engine.schedule_steps import steps_of
 from simulator.engine.settings import EngineSettings
-from simulator.engine.token_clock import Requests, Schedule, schedule, steps_of
+from simulator.engine.token_clock import Requests, Schedule, schedule
 from simulator.errors import UserError
 from simulator.keys import KeyRule, key_rules
 from simulator.model import Model

@@ -216,7 +216,7 @@ stories = st.lists(
 
 def recount(cache, holdings):
     """(held, idle) blocks counted from the tree and the holdings alone."""
-    held, idle, todo = sum(h.private for h in holdings), 0, list(cache._root.children.values())
+    held, idle, todo = sum(h.private for h in holdings), 0, list(cache.tree.root.children.values())
     while todo:
         node = todo.pop()
         assert node.blocks > 0
@@ -264,7 +264,7 @@ def test_cache_books_balance_whatever_comes_and_goes(story, blocks):
 def _idle_on_path(cache, hit):
     node, cached = hit
     total = 0
-    while node is not cache._root:
+    while node is not cache.tree.root:
         total += (min(node.end, cached) - node.start) if node.refs == 0 else 0
         node = node.parent
     return total

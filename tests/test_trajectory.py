@@ -20,7 +20,8 @@ from calibration.trajectory import run_requests, trajectory_of
 from calibration.trajectory_metrics import metrics, repeated_quantile
 from simulator.batch import Batch, PrefillChunk
 from simulator.engine import EngineSettings, Server
-from simulator.engine.token_clock import Requests, prefill_keys, schedule, steps_of
+from simulator.engine.schedule_steps import prefill_keys, steps_of
+from simulator.engine.token_clock import Requests, schedule
 from simulator.errors import UserError
 from simulator.keys import KeyRule
 from simulator.model import load_model
@@ -457,8 +458,12 @@ def test_requests_that_can_never_run():
         schedule(requests([200], [100]), EngineSettings(max_model_len=200), MANY)
     with pytest.raises(UserError, match="the KV cache holds 160"):
         schedule(requests([200], [100]), EngineSettings(), 10)
-    with pytest.raises(UserError, match="the shared prefix and a request beside it need 22 blocks"):
-        schedule(requests([200, 150], [10, 10], shared=[192, 0]), EngineSettings(), 14)
+
+
+def test_a_shared_prefix_makes_room_for_a_request_without_it():
+    plan = schedule(requests([200, 150], [10, 10], shared=[192, 0]), EngineSettings(), 14)
+    assert (plan.finished > 0).all()
+    assert plan.scheduled[1] >= plan.finished[0]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from simulator.errors import UserError
 
+SCHEDULING_POLICIES = ("fcfs", "priority")
+
 
 @dataclass(frozen=True)
 class EngineSettings:
@@ -14,6 +16,7 @@ class EngineSettings:
     max_num_seqs: most sequences in one step. max_num_batched_tokens: most tokens in one step, prefill and decode
     together. max_model_len: most tokens of one sequence, prompt and output (None: only the KV cache limits it).
     gpu_memory_utilization: fraction of device memory that the engine may fill. block_size: tokens per KV block.
+    scheduling_policy: "fcfs", first come first served, or "priority": lower numbers first, then in order of arrival.
     """
 
     max_num_seqs: int = 256
@@ -22,6 +25,7 @@ class EngineSettings:
     gpu_memory_utilization: float = 0.9
     block_size: int = 16
     enable_prefix_caching: bool = True
+    scheduling_policy: str = "fcfs"
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size"):
@@ -30,6 +34,11 @@ class EngineSettings:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UserError(f"engine setting {name} must be a whole number >= 1, got {value}")
+        if self.scheduling_policy not in SCHEDULING_POLICIES:
+            raise UserError(
+                f"engine setting scheduling_policy must be {' or '.join(SCHEDULING_POLICIES)}, got "
+                f"{self.scheduling_policy}"
+            )
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
             found = self.gpu_memory_utilization
             raise UserError(f"engine setting gpu_memory_utilization must be above 0 and at most 1, got {found}")
