@@ -38,6 +38,12 @@ class KeyRule:
         pairs = growing * (first + window) / 2.0 + (new - growing) * float(window)
         return pairs, float(min(last, new + window - 1))
 
+    def keys_at(self, context_tok: int) -> int:
+        """Keys that one query attends to behind `context_tok` tokens, itself included."""
+        if self.window_tok is None:
+            return context_tok + 1
+        return context_tok % self.window_tok + 1 if self.chunked else min(context_tok + 1, self.window_tok)
+
     def decode_keys_now(self, context_tok: np.ndarray) -> float:
         """Keys read by the next decode step in one layer, summed over sequences: `decode_keys` of one step."""
         if self.window_tok is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -38,6 +38,8 @@ from simulator.token_costs import (
 # Why time passes. The breakdown of a step has exactly these keys.
 CAUSES = ("memory", "compute", "attention", "launch", "communication", "host", "sampler", "power cap")
 SAMPLERS = ("greedy", "full")
+# What attention adds to a step, in seconds, bytes and FLOPs.
+ATTENTION = ("start_s", "compute_s", "memory_s", "moved_byte", "energy_flop")
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,10 @@ class StepModel:
 
     def step(self, batch: Batch) -> StepCost:
         """Cost of one step: what `price` says of one row, in floats."""
-        whole = Steps(*batch_sums(batch, self.rules))
+        return self.step_of_sums(Steps(*batch_sums(batch, self.rules)))
+
+    def step_of_sums(self, whole: Steps) -> StepCost:
+        """The same for a step that is given as its sums: fields of `Steps` as floats and lists by key rule."""
         step = self._micro_batches(whole, Floats)
         by_tokens = self._tokens.by_tokens.row(math.ceil(step.new_tok))
         linear = [a + b for a, b in zip(by_tokens, self._tokens.by_sampled.row(math.ceil(step.sampled)))]
@@ -187,19 +192,55 @@ class StepModel:
         for work in self.plan.attention:
             if step.decode_sequences:
                 total.add(self._decode(work, step, step.decode_keys[work.rule], _FLOATS), work.count)
-            if step.prefill_tok:
-                pairs, keys = step.prefill_pairs[work.rule], step.prefill_keys[work.rule]
-                total.add(self._prefill(work, step, pairs, keys, _FLOATS), work.count)
+        if step.prefill_tok:
+            self._add_prefill(total, step)
         for work in self.plan.states:
             total.add(self._state(work, step, _FLOATS), work.count)
         costs = self._assemble(linear, total, step, whole, Floats)
         return StepCost(costs.seconds, costs.joules, costs.shares)
+
+    def _add_prefill(self, total: _Sum, step: Steps) -> None:
+        for work in self.plan.attention:
+            pairs, keys = step.prefill_pairs[work.rule], step.prefill_keys[work.rule]
+            total.add(self._prefill(work, step, pairs, keys, _FLOATS), work.count)
 
     def decode_run(self, context_tok: np.ndarray, steps: int) -> DecodeRun:
         """Cost of `steps` decode steps; step j runs with contexts context_tok + j (KV tokens before the step)."""
         costs = self.price(Steps.from_decode_run(context_tok, steps, self.rules))
         shares = {cause: float(share.sum()) for cause, share in costs.shares.items()}
         return DecodeRun(costs.seconds, costs.joules, shares)
+
+    # -- a step in parts, for tables of costs (`simulator.step_table`) -----------------------------------------
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether a step is tokens + sampling + attention by rule, which nothing ties before they are added."""
+        return self.parallel.pp == 1 and not self.plan.states
+
+    def decode_attention(self, sequences: float, keys: np.ndarray, rule: int) -> np.ndarray:
+        """Attention of `sequences` decoding sequences with `keys` (S,) keys in all layers of a rule: (S, ATTENTION)."""
+        total, columns = _Sum(len(keys)), np.tile(keys[:, None], (1, len(self.rules)))
+        none, many = np.zeros(len(keys)), np.full(len(keys), float(sequences))
+        steps = Steps(many, columns, none, none, none, 0.0 * columns, 0.0 * columns, many)
+        for work in self.plan.attention:
+            if work.rule == rule:
+                total.add(self._decode(work, steps, keys, _ARRAYS), work.count)
+        return np.stack([getattr(total, name) for name in ATTENTION], axis=1)
+
+    def prefill_attention(self, steps: Steps) -> tuple[float, ...]:
+        """Attention of the chunks of one step, given as its sums in floats: ATTENTION."""
+        total = _Sum()
+        self._add_prefill(total, steps)
+        return tuple(getattr(total, name) for name in ATTENTION)
+
+    def step_of_parts(self, steps: Steps, attention: Sequence[float]) -> tuple[float, float]:
+        """(seconds, joules) of one step, given as its sums, whose attention (ATTENTION) is known already."""
+        by_tokens = self._tokens.by_tokens.row(math.ceil(steps.new_tok))
+        linear = [a + b for a, b in zip(by_tokens, self._tokens.by_sampled.row(math.ceil(steps.sampled)))]
+        total = _Sum()
+        total.start_s, total.compute_s, total.memory_s, total.moved_byte, total.energy_flop = attention
+        costs = self._assemble(linear, total, steps, steps, Floats)
+        return costs.seconds, costs.joules
 
     # -- attention and recurrent state: of many steps in arrays, of one in floats -------------------------------
 

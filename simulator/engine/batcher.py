@@ -135,6 +135,10 @@ class Batcher:
             return False
         return self._by_priority or not self.queue
 
+    def cached_blocks(self, request: Request) -> int:
+        """Blocks at the beginning of a request's prompt that the prefix cache holds now."""
+        return self.tree.match(request.parts, request.shared)[1] if request.shared else 0
+
     def keys(self) -> list[int]:
         """Keys of the planned step in one layer, one entry per rule, summed over decoding sequences (without joins)."""
         return [keys.at(self.step) for keys in self._keys]

@@ -1,0 +1,52 @@
+"""Which replica a request goes to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from simulator.engine.batcher import Request
+from simulator.engine.replica import Replica
+
+Router = Callable[[Request], Replica]
+
+# A replica with a long cached prefix is passed over when it has this many more requests than the least loaded one.
+IMBALANCE = 32
+
+
+def round_robin(replicas: Sequence[Replica]) -> Router:
+    """One after the other."""
+    turn = 0
+
+    def route(_: Request) -> Replica:
+        nonlocal turn
+        found = replicas[turn]
+        turn = (turn + 1) % len(replicas)
+        return found
+
+    return route
+
+
+def least_loaded(replicas: Sequence[Replica]) -> Router:
+    """The smallest 4 x waiting + running, the score of vLLM's data-parallel load balancer; the first of equals."""
+
+    def load(replica: Replica) -> int:
+        return 4 * replica.waiting + len(replica.batcher.running)
+
+    return lambda _: min(replicas, key=load)
+
+
+def prefix_aware(replicas: Sequence[Replica]) -> Router:
+    """The replica that has cached most of the prompt, unless it is far busier than the least loaded one.
+
+    Without any hit, or with equal ones, the least loaded of them.
+    """
+
+    def route(request: Request) -> Replica:
+        least = min(replica.outstanding for replica in replicas)
+        open_ones = [replica for replica in replicas if replica.outstanding <= least + IMBALANCE]
+        return min(open_ones, key=lambda replica: (-replica.batcher.cached_blocks(request), replica.outstanding))
+
+    return route
+
+
+ROUTINGS = {"round_robin": round_robin, "least_loaded": least_loaded, "prefix_aware": prefix_aware}
