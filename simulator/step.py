@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -108,6 +108,24 @@ class _Sum:
         self.energy_flop[where] += count * work.energy_flop
 
 
+class _Attention(NamedTuple):
+    """What `_Sum` holds, of one step, known already."""
+
+    start_s: float
+    compute_s: float
+    memory_s: float
+    moved_byte: float
+    energy_flop: float
+
+
+class _TokenSums(NamedTuple):
+    """What the cost of a step depends on besides attention."""
+
+    new_tok: int
+    prefill_tok: int
+    sampled: int
+
+
 class _Work(NamedTuple):
     """One layer's attention or recurrent state: time, bytes moved, FLOPs in terms of the energy of 16-bit ones."""
 
@@ -155,6 +173,7 @@ class StepModel:
         peak = peaks[compute_dtype(device, precision.base_activation)]
         self._expand_flop_per_s = peak * self.p.gemm16.compute_fraction
         self._vector_energy = self._tokens.relative_energy("fp32")
+        self._linear: dict[tuple[int, int], list[float]] = {}  # costs by (tokens, sampled sequences)
 
     # -- public: time and energy ---------------------------------------------------------------------------
 
@@ -233,13 +252,14 @@ class StepModel:
         self._add_prefill(total, steps)
         return tuple(getattr(total, name) for name in ATTENTION)
 
-    def step_of_parts(self, steps: Steps, attention: Sequence[float]) -> tuple[float, float]:
-        """(seconds, joules) of one step, given as its sums, whose attention (ATTENTION) is known already."""
-        by_tokens = self._tokens.by_tokens.row(math.ceil(steps.new_tok))
-        linear = [a + b for a, b in zip(by_tokens, self._tokens.by_sampled.row(math.ceil(steps.sampled)))]
-        total = _Sum()
-        total.start_s, total.compute_s, total.memory_s, total.moved_byte, total.energy_flop = attention
-        costs = self._assemble(linear, total, steps, steps, Floats)
+    def step_of_parts(self, new_tok: int, prefill_tok: int, sampled: int, attention: tuple) -> tuple[float, float]:
+        """(seconds, joules) of one step whose attention (ATTENTION) is known already."""
+        linear = self._linear.get((new_tok, sampled))
+        if linear is None:
+            rows = self._tokens.by_tokens.row(new_tok), self._tokens.by_sampled.row(sampled)
+            linear = self._linear[new_tok, sampled] = [a + b for a, b in zip(*rows)]
+        sums = _TokenSums(new_tok, prefill_tok, sampled)
+        costs = self._assemble(linear, _Attention(*attention), sums, sums, Floats)
         return costs.seconds, costs.joules
 
     # -- attention and recurrent state: of many steps in arrays, of one in floats -------------------------------

@@ -55,47 +55,55 @@ class StepTable:
         # Prefill beside decoding is put together from parts where the physics is a sum of parts.
         self._in_parts = getattr(physics, "in_parts", False)
         self._attention = [_DecodeAttention(physics, rule, longest_tok) for rule in range(len(self.rules))]
-        self._prefill: dict[tuple, tuple[float, ...]] = {}
+        self._prefill: dict[tuple, tuple[float, ...]] = {}  # attention of chunks (ATTENTION)
 
     def decode(self, sequences: int, keys: Sequence[int]) -> tuple[float, float]:
         """(seconds, joules) of one step of `sequences` decoding sequences that attend to `keys`, one sum per rule."""
         return self.stretch(sequences, keys, self._still, 1)[1:]
 
-    def mixed(
-        self, sequences: int, keys: Sequence[int], chunks: Sequence[tuple[int, int, bool]]
-    ) -> tuple[float, float]:
-        """(seconds, joules) of a step that also computes `chunks` of prompts: (new, cached, completes) each."""
-        new = cached = completes = 0
-        for new_tok, cached_tok, last in chunks:
+    def mixed(self, sequences: int, keys: Sequence[int], chunks: Sequence[tuple]) -> tuple[int, int, float, float]:
+        """(new prompt tokens, prompts completed, seconds, joules) of a step that also computes chunks of prompts.
+
+        chunks: (whose, new tokens, tokens cached before, whether it completes its prompt) each.
+        """
+        new = completes = 0
+        for _, new_tok, _, last in chunks:
             new += new_tok
-            cached += cached_tok
             completes += last
-        read = [_chunk_keys(rule, chunks) for rule in self.rules]
-        sums = Steps(
-            float(sequences), [float(k) for k in keys], float(len(chunks)), float(new), float(cached),
-            [pairs for pairs, _ in read], [keys for _, keys in read], float(sequences + completes),
-        )  # fmt: skip
         if not self._in_parts:
-            cost = self.physics.step_of_sums(sums)
-            return cost.seconds, cost.joules
-        key = (len(chunks), new, cached, *read)
+            cost = self.physics.step_of_sums(self._sums(sequences, keys, chunks))
+            return new, completes, cost.seconds, cost.joules
+        key = chunks[0][1:3] if len(chunks) == 1 else tuple(sorted(chunk[1:3] for chunk in chunks))
         parts = self._prefill.get(key)
         if parts is None:
             if len(self._prefill) >= _KEPT_CHUNKS:
                 self._prefill.clear()
-            parts = self._prefill[key] = self.physics.prefill_attention(sums)
+            parts = self._prefill[key] = self.physics.prefill_attention(self._sums(sequences, keys, chunks))
         if sequences:
             for table, k in zip(self._attention, keys):
-                parts = [a + b for a, b in zip(parts, table.at(sequences, k))]
-        return self.physics.step_of_parts(sums, parts)
+                parts = table.added(parts, sequences, k)
+        return new, completes, *self.physics.step_of_parts(sequences + new, new, sequences + completes, parts)
+
+    def _sums(self, sequences: int, keys: Sequence[int], chunks: Sequence[tuple]) -> Steps:
+        read = [_chunk_keys(rule, chunks) for rule in self.rules]
+        return Steps(
+            decode_sequences=float(sequences),
+            decode_keys=[float(k) for k in keys],
+            prefill_sequences=float(len(chunks)),
+            prefill_tok=float(sum(new for _, new, _, _ in chunks)),
+            prefill_cached_tok=float(sum(cached for _, _, cached, _ in chunks)),
+            prefill_pairs=[pairs for pairs, _ in read],
+            prefill_keys=[keys for _, keys in read],
+            sampled=float(sequences + sum(completes for _, _, _, completes in chunks)),
+        )
 
 
-def _chunk_keys(rule: KeyRule, chunks: Sequence[tuple[int, int, bool]]) -> tuple[float, float]:
+def _chunk_keys(rule: KeyRule, chunks: Sequence[tuple]) -> tuple[float, float]:
     """((query, key) pairs, KV tokens read) of all chunks in one layer."""
     if rule.window_tok is None and rule.causal:
-        pairs = sum(new * (2 * cached + new + 1) for new, cached, _ in chunks) / 2.0
-        return pairs, float(sum(new + cached for new, cached, _ in chunks))
-    read = [rule.keys_read(PrefillChunk(new, cached)) for new, cached, _ in chunks]
+        pairs = sum(new * (2 * cached + new + 1) for _, new, cached, _ in chunks) / 2.0
+        return pairs, float(sum(new + cached for _, new, cached, _ in chunks))
+    read = [rule.keys_read(PrefillChunk(new, cached)) for _, new, cached, _ in chunks]
     return sum(pairs for pairs, _ in read), sum(keys for _, keys in read)
 
 
@@ -117,12 +125,13 @@ class _DecodeAttention:
         self._physics, self._rule, self._longest = physics, rule, longest_tok
         self._rows: dict[int, tuple[int, list, list]] = {}
 
-    def at(self, sequences: int, k: int) -> list[float]:
-        """Seconds, bytes and FLOPs of `sequences` sequences that attend to k keys."""
+    def added(self, parts: tuple, sequences: int, k: int) -> tuple[float, ...]:
+        """`parts` (ATTENTION) and, on top, those of `sequences` sequences that attend to k keys."""
         first, values, slopes = self._rows.get(sequences) or self._row(sequences)
         cell = bisect_right(GRID, k) - 1
-        past = k - GRID[cell]
-        return [value + slope * past for value, slope in zip(values[cell - first], slopes[cell - first])]
+        x, (a, b, c, d, e), (f, g, h, i, j) = k - GRID[cell], values[cell - first], slopes[cell - first]
+        start, compute, memory, moved, flop = parts
+        return start + a + f * x, compute + b + g * x, memory + c + h * x, moved + d + i * x, flop + e + j * x
 
     def _row(self, sequences: int) -> tuple[int, list, list]:
         first, last = _cells(sequences, self._longest)

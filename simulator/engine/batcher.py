@@ -106,6 +106,7 @@ class Batcher:
         self._limbo_blocks = 0
         self._idle_plans = 0
         # The planned step, beside decoding.
+        self.planned_blocks = 0  # distinct KV blocks held
         self.chunks: list[tuple[Request, int, int, bool]] = []  # (request, new, cached, completes)
         self.joins: list[int] = []  # tokens in cache of preempted sequences that go on decoding at once
         self.admitted: list[Request] = []
@@ -147,8 +148,8 @@ class Batcher:
         """By how much `keys` grow from one step of the planned stretch to the next."""
         return [keys.slope for keys in self._keys]
 
-    def held_blocks(self) -> int:
-        """Distinct KV blocks held in the planned step."""
+    def _held(self) -> int:
+        """Distinct KV blocks held once decoding sequences have theirs for the next step."""
         return self.tree.held_blocks + self._blocks.at(self.step) + self._prefill_blocks + self._limbo_blocks
 
     # -- one stretch -----------------------------------------------------------------------------------------
@@ -165,13 +166,18 @@ class Batcher:
         if self._limbo:
             self._see_finishes()
         budget = self._budget - self.decoding
-        short = self._make_room(budget)
-        partial = self._partial
-        if partial is not None:
-            new = min(partial.total - partial.computed, budget)
-            self._prefill_blocks += -(-(partial.computed + new) // self._size) + partial.computed // -self._size
-            self._take(partial, new)
-            budget -= new
+        self.planned_blocks = self._held()
+        short = self.planned_blocks > self._kv_blocks or self._partial is not None
+        if short:
+            short = self._make_room(budget)
+            partial = self._partial
+            if partial is not None:
+                new = min(partial.total - partial.computed, budget)
+                growth = self._growth(partial, new)
+                self._prefill_blocks += growth
+                self.planned_blocks += growth
+                self._take(partial, new)
+                budget -= new
         if self.queue:
             short = short or self._admit(budget)
             self.blocked = len(self.queue) > 0 and (short or len(self.running) + len(self._limbo) >= self._seats)
@@ -219,6 +225,8 @@ class Batcher:
         steps = finish - step
         for keys in self._keys:
             steps = min(steps, keys.last_alike(step) - step + 1)
+        if self.planned_blocks + self.decoding * ((steps - 1) // self._size + 1) <= self._kv_blocks:
+            return steps  # even if all of them gain a block at the worst moment
         room = self._kv_blocks - self.tree.held_blocks - self._prefill_blocks - self._limbo_blocks
         return self._blocks.last_within(step, steps, room)
 
@@ -278,6 +286,7 @@ class Batcher:
     def _admit(self, budget: int) -> bool:
         """Admit from the queue while tokens, seats and blocks last; True if blocks were lacking."""
         seats, size, queue, tree = self._seats - len(self._limbo), self._size, self.queue, self.tree
+        room = self._kv_blocks - self.planned_blocks
         while budget > 0 and queue and len(self.running) < seats:
             request = queue[0]
             total = request.prompt_tok + request.written
@@ -288,8 +297,11 @@ class Batcher:
                 cached = max(cached, min(request.loaded_tok, total - 1))
             new = min(total - cached, budget)
             own = -(-(cached + new) // size) - hit[1]
-            if own + (tree.idle_on_path(hit) if hit[1] else 0) > self._kv_blocks - self.held_blocks():
+            needed = own + tree.idle_on_path(hit) if hit[1] else own
+            if needed > room:
                 return True
+            room -= needed
+            self.planned_blocks += needed
             queue.take()
             if request.leaf is not None:
                 tree.take_back(request.leaf)
@@ -341,13 +353,16 @@ class Batcher:
     def _make_room(self, budget: int) -> bool:
         """Preempt until what is running has blocks for the next step; True if anybody was."""
         while True:
-            growth, partial = 0, self._partial
-            if partial is not None:
-                after = partial.computed + min(partial.total - partial.computed, budget)
-                growth = -(-after // self._size) + partial.computed // -self._size
-            if self.held_blocks() + growth <= self._kv_blocks:
+            partial = self._partial
+            growth = self._growth(partial, min(partial.total - partial.computed, budget)) if partial else 0
+            if self.planned_blocks + growth <= self._kv_blocks:
                 return len(self.preempted) > 0
             self._preempt()
+            self.planned_blocks = self._held()
+
+    def _growth(self, partial: Request, new: int) -> int:
+        """Blocks that `new` more tokens of the prompt under way need."""
+        return -(-(partial.computed + new) // self._size) + partial.computed // -self._size
 
     def _preempt(self) -> None:
         """Throw out the sequence admitted last, or that of the least priority; it keeps its text."""
@@ -356,7 +371,7 @@ class Batcher:
         else:
             request = next(reversed(self.running))
         del self.running[request]
-        held = self.held_blocks()
+        held = self.planned_blocks
         if request is self._partial:
             own = -(-request.computed // self._size) - request.hit
             self._prefill_blocks -= own
@@ -400,7 +415,7 @@ class Batcher:
         leaf = request.leaf
         if leaf is None:
             return 0
-        surplus = self.tree.idle_blocks - max(0, self._kv_blocks - self.held_blocks())
+        surplus = self.tree.idle_blocks - max(0, self._kv_blocks - self._held())
         if surplus > 0:
             self.tree.evict(surplus)
         return leaf.blocks if leaf.parent is hit[0] and hit[1] == leaf.parent.end else 0

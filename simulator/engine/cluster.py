@@ -122,7 +122,7 @@ class _Run:
         coming, n_open, pending = 0, len(order), self._pending
         ends = [math.inf] * len(replicas)
         to_plan: dict[int, None] = {}
-        now = 0.0
+        now, alone = 0.0, len(replicas) == 1 and not self._traffic.clients
         while True:
             end = min(ends)
             arrival = times[coming] if coming < n_open else math.inf
@@ -130,8 +130,9 @@ class _Run:
                 arrival = pending[0][0]
             event = end if end <= arrival else arrival
             if to_plan and event > now:
+                known = arrival if alone else math.inf
                 for i in to_plan:
-                    self._begin(replicas[i], now)
+                    self._begin(replicas[i], now, known)
                     ends[i] = replicas[i].end_s
                 to_plan.clear()
                 continue
@@ -201,8 +202,8 @@ class _Run:
             request.priority = int(self._traffic.priority[number])
         return request
 
-    def _begin(self, replica: Replica, now: float) -> None:
-        for request in replica.begin(now):
+    def _begin(self, replica: Replica, now: float, next_arrival_s: float) -> None:
+        for request in replica.begin(now, next_arrival_s):
             if math.isnan(self._scheduled[request.number]):
                 self._scheduled[request.number] = now
 

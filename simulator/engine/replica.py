@@ -53,8 +53,11 @@ class Replica:
         if self._under_way and not self._settled and self.batcher.could_admit:
             self._cut(at_s)
 
-    def begin(self, now_s: float) -> list[Request]:
-        """Plan and price what runs from now on; returns the requests scheduled first now."""
+    def begin(self, now_s: float, next_arrival_s: float = math.inf) -> list[Request]:
+        """Plan and price what runs from now on; returns the requests scheduled first now.
+
+        Whoever is known to come next is provided for at once, which is faster than to cut the stretch afterwards.
+        """
         batcher = self.batcher
         self._see_arrivals(now_s)
         steps = batcher.plan()
@@ -63,33 +66,34 @@ class Replica:
                 return batcher.admitted
             self._see_arrivals(now_s)
             steps = batcher.plan()
-        joins, chunks, keys = batcher.joins, batcher.chunks, batcher.keys()
-        sequences = batcher.decoding + len(joins)
-        for cached in joins:
-            keys = [k + rule.keys_at(cached) for k, rule in zip(keys, self._costs.rules)]
-        self._settled = steps == 1
-        if chunks:
-            seconds, joules = self._costs.mixed(sequences, keys, [chunk[1:] for chunk in chunks])
-        else:
-            if self.coming and batcher.could_admit:  # came while the last step ran: seen by the plan after this step
-                steps, self._settled = 1, True
-            steps, seconds, joules = self._costs.stretch(sequences, keys, batcher.slopes(), steps)
         for request in batcher.preempted:
             if request.written:
                 self._gap_from.setdefault(request.number, now_s)
-        self._under_way = True
+        self._under_way, self._settled = True, steps == 1
         self._start_s = self._last_step_s = now_s
-        self._steps, self._seconds, self._joules = steps, seconds, joules
-        self.end_s = now_s + seconds
-        completes = prefill_tok = 0
-        for _, new, _, last in chunks:
-            prefill_tok += new
-            completes += last
+        chunks, decoding = batcher.chunks, batcher.decoding
+        sequences = decoding + len(batcher.joins)
+        if chunks:
+            new, completes, seconds, joules = self._costs.mixed(sequences, self._keys(), chunks)
+            self._steps, self._seconds, self._joules, self.end_s = 1, seconds, joules, now_s + seconds
+        else:
+            new = completes = 0
+            if steps > 1 and self.coming and batcher.could_admit:
+                # Came while the last step ran, so that only the plan after this step sees it.
+                steps, self._settled = 1, True
+            until_s = next_arrival_s if steps > 1 and batcher.could_admit else math.inf
+            self._run(steps, sequences, self._keys(), until_s)
         self._row = (
-            sequences, len(chunks), prefill_tok, sequences + completes, batcher.decoding, len(batcher.queue),
-            batcher.held_blocks(),
+            sequences, len(chunks), new, sequences + completes, decoding, len(batcher.queue), batcher.planned_blocks,
         )  # fmt: skip
         return batcher.admitted
+
+    def _keys(self) -> list[int]:
+        """Keys that the planned step's decoding sequences attend to, by rule."""
+        keys = self.batcher.keys()
+        for cached in self.batcher.joins:
+            keys = [k + rule.keys_at(cached) for k, rule in zip(keys, self._costs.rules)]
+        return keys
 
     def complete(self) -> Any:
         """The stretch ends, at `end_s`; `batcher.first`, `done` and `resumed` tell what it brought."""
@@ -100,8 +104,8 @@ class Replica:
             (self.number, self._start_s, self._seconds, self._joules, steps, sequences, prompts, prefill_tok, sampled,
              decoding * steps, waiting, blocks)
         )  # fmt: skip
-        if self._async and steps > 1 and not self._settled:
-            # Only a stretch that ran out by itself gets here: its last step began so much before the end.
+        if self._async and steps > 1 and not self._settled and self.coming:
+            # The stretch ran out by itself; who came before its last step is seen now.
             self._last_step_s = end_s - self._last_step_of(steps)
         batcher.advance(steps)
         for request in batcher.resumed:
@@ -120,15 +124,19 @@ class Replica:
 
     def _cut(self, at_s: float) -> None:
         """End the stretch as soon as somebody who comes at `at_s` can join."""
-        batcher, steps = self.batcher, self._steps
-        sequences, keys, slopes = batcher.decoding, batcher.keys(), batcher.slopes()
-        taken, seconds, joules = self._costs.stretch(sequences, keys, slopes, steps, at_s - self._start_s)
-        if self._async and taken < steps:
-            self._last_step_s = self._start_s + seconds
-            taken, seconds, joules = self._costs.stretch(sequences, keys, slopes, taken + 1)
-        self._settled = taken < steps
-        self._steps, self._seconds, self._joules = taken, seconds, joules
-        self.end_s = self._start_s + seconds
+        self._run(self._steps, self.batcher.decoding, self.batcher.keys(), at_s)
+
+    def _run(self, steps: int, sequences: int, keys: list[int], until_s: float) -> None:
+        """Let decode steps run from `_start_s` on: at most `steps`, and no more than it takes to see an arrival."""
+        start_s, slopes = self._start_s, self.batcher.slopes()
+        taken, seconds, joules = self._costs.stretch(sequences, keys, slopes, steps, until_s - start_s)
+        if taken < steps:
+            self._settled = True
+            if self._async:
+                self._last_step_s = start_s + seconds
+                one_s, one_j = self._costs.decode(sequences, [k + slope * taken for k, slope in zip(keys, slopes)])
+                taken, seconds, joules = taken + 1, seconds + one_s, joules + one_j
+        self._steps, self._seconds, self._joules, self.end_s = taken, seconds, joules, start_s + seconds
 
     def _last_step_of(self, steps: int) -> float:
         """Seconds that the last of the stretch's steps takes."""
