@@ -12,7 +12,7 @@ import numpy as np
 
 from simulator.errors import UserError
 
-SYNTAX = "a whole number, uniform:LOW:HIGH, lognormal:MEAN:SIGMA, or file:PATH[:COLUMN]"
+SYNTAX = "a whole number, uniform:LOW:HIGH, ratio:LENGTH:R, lognormal:MEAN:SIGMA, or file:PATH[:COLUMN]"
 
 MAX_TOK = 100_000_000  # longer than any context; keeps every sum of lengths far from the limits of int64
 MAX_SIGMA = 5.0
@@ -73,6 +73,16 @@ class Uniform(Lengths):
         if not 0.0 <= ratio < 1.0:
             raise UserError(f"uniform length: the ratio must be at least 0 and below 1, got {ratio}")
         return cls(max(1, round(mean_tok * (1.0 - ratio))), round(mean_tok * (1.0 + ratio)))
+
+    @classmethod
+    def below(cls, max_tok: int, ratio: float) -> Uniform:
+        """ratio * max to max, as InferenceX draws lengths (R = 0.8); not what `around` means by a ratio.
+
+        The low end is cut to a whole number, as that benchmark does, and is at least 1.
+        """
+        if not 0.0 <= ratio <= 1.0:
+            raise UserError(f"uniform length: the ratio must be from 0 to 1, got {ratio}")
+        return cls(max(1, int(_count(max_tok, "the high end of a uniform length") * ratio)), max_tok)
 
     def sample(self, rng: np.random.Generator, n: int = 1) -> np.ndarray:
         return rng.integers(self.low, self.high, size=n, endpoint=True)
@@ -156,9 +166,10 @@ class Sum(Lengths):
 
 
 def parse_lengths(text: str | int | Lengths) -> Lengths:
-    """A distribution from its name: "1024", "uniform:512:1024", "lognormal:4096:0.5", "file:PATH[:COLUMN]" or a path.
+    """A distribution from its name, as `SYNTAX` says: "1024", "uniform:512:1024", "lognormal:4096:0.5" or a path.
 
-    Lognormal takes the mean and the standard deviation of the logarithm. Raises `UserError` in one sentence.
+    ratio:LENGTH:R is uniform on the whole numbers from R * LENGTH to LENGTH. Lognormal takes the mean and the standard
+    deviation of the logarithm. Raises `UserError` in one sentence.
     """
     if isinstance(text, Lengths):
         return text
@@ -171,6 +182,9 @@ def parse_lengths(text: str | int | Lengths) -> Lengths:
     if kind == "uniform":
         low, high = _numbers(text, rest, ("low", "high"))
         return Uniform(_whole(low, text), _whole(high, text))
+    if kind == "ratio":
+        length, ratio = _numbers(text, rest, ("length", "r"))
+        return Uniform.below(_whole(length, text), ratio)
     if kind == "lognormal":
         return LogNormal(*_numbers(text, rest, ("mean", "sigma")))
     if kind == "file":
