@@ -132,9 +132,7 @@ class Batcher:
     @property
     def could_admit(self) -> bool:
         """Whether somebody who came now might join the planned batch before it changes by itself."""
-        if len(self.running) + len(self._limbo) >= self._seats:
-            return False
-        return self._by_priority or not self.queue
+        return len(self.running) < self._seats and (self._by_priority or not self.queue)
 
     def cached_blocks(self, request: Request) -> int:
         """Blocks at the beginning of a request's prompt that the prefix cache holds now."""

@@ -59,16 +59,15 @@ class Replica:
         Whoever is known to come next is provided for at once, which is faster than to cut the stretch afterwards.
         """
         batcher = self.batcher
-        self._see_arrivals(now_s)
-        steps = batcher.plan()
+        steps = 0
         while steps == 0:
-            if batcher.idle and not self.coming:
-                return batcher.admitted
             self._see_arrivals(now_s)
             steps = batcher.plan()
-        for request in batcher.preempted:
-            if request.written:
-                self._gap_from.setdefault(request.number, now_s)
+            for request in batcher.preempted:
+                if request.written:
+                    self._gap_from.setdefault(request.number, now_s)
+            if steps == 0 and batcher.idle and not self.coming:
+                return batcher.admitted
         self._under_way, self._settled = True, steps == 1
         self._start_s = self._last_step_s = now_s
         chunks, decoding = batcher.chunks, batcher.decoding

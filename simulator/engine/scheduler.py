@@ -1,14 +1,20 @@
-"""Which sequences get how many tokens in the next step: continuous batching after vLLM V1."""
+"""Which sequences get how many tokens in the next step: continuous batching after vLLM V1.
+
+This scheduler follows every sequence step by step, so it is easy to hold against vLLM's. `simulator.engine.batcher` has
+the same rules and jumps from event to event; tests hold the one against the other.
+"""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from simulator.engine.kv_cache import Holding, KvCache, Parts
+from simulator.engine.queues import POLICIES
 from simulator.engine.settings import EngineSettings
 
 
@@ -24,6 +30,8 @@ class Sequence:
     submitted_s: float
     parents: tuple[int, ...]
     done: Any  # SimPy event, succeeds with the CallRecord
+    priority: int = 0  # lower is served first, where the policy asks for it
+    loaded_tok: int = 0  # tokens of the prompt whose KV comes from another engine
     written_tok: int = 0
     computed_tok: int = 0
     cached_tok: int | None = None  # None until first admitted
@@ -32,6 +40,11 @@ class Sequence:
     scheduled_s: float | None = None
     first_token_s: float = 0.0
     holding: Holding | None = field(default=None, repr=False)
+
+    @property
+    def number(self) -> int:
+        """Place in the order of arrival."""
+        return self.call_id
 
     @property
     def parts(self) -> Parts:
@@ -69,49 +82,78 @@ class Plan:
 
 
 class Scheduler:
-    """First come, first served: running sequences before waiting ones, prefill in chunks, preemption by recompute."""
+    """Running sequences before waiting ones, prefill in chunks, preemption by recompute.
 
-    def __init__(self, settings: EngineSettings, cache: KvCache) -> None:
-        self.settings, self.cache = settings, cache
-        self.waiting: deque[Sequence] = deque()
+    With `async_scheduling` the next step is planned while the present one runs: the seat and the blocks of a sequence
+    that has finished are free for others one step later. `draft_tok`: further tokens that every decoding sequence
+    verifies per step (speculative decoding).
+    """
+
+    def __init__(
+        self, settings: EngineSettings, cache: KvCache, async_scheduling: bool = False, draft_tok: int = 0
+    ) -> None:
+        self.settings, self.cache, self.draft_tok = settings, cache, draft_tok
+        self.waiting = POLICIES[settings.scheduling_policy]()
         self.running: list[Sequence] = []
+        self.preempted: list[Sequence] = []  # by the last plan
+        self.admitted: list[Sequence] = []
+        self._async = async_scheduling
+        self._step = 0
+        self.unseen: deque[tuple[int, Sequence]] = deque()  # finished, not yet seen by a plan
 
     def plan(self) -> Plan:
         """Schedule one step and allocate its KV blocks."""
-        chunks: list[tuple[Sequence, int]] = []
-        budget = self.settings.max_num_batched_tokens
-        preempted = False
+        self._see_finishes()
+        chunks: dict[Sequence, int] = {}
+        self.preempted, self.admitted = [], []
+        budget = self._schedule_running(chunks, self.settings.max_num_batched_tokens)
+        if not self.preempted:  # vLLM admits nobody in a step that had to preempt
+            self._admit(chunks, budget)
+        decode_only = all(sequence.decoding for sequence in chunks)
+        settled = decode_only and not self.preempted and not (self.unseen and self.waiting)
+        return Plan(tuple(chunks.items()), decode_only, settled)
+
+    def _schedule_running(self, chunks: dict[Sequence, int], budget: int) -> int:
+        """Chunks of what runs already, in order of admission; returns the tokens that are left."""
         index = 0
         while index < len(self.running) and budget > 0:
             sequence = self.running[index]
-            new_tok = min(sequence.pending_tok, budget)
+            wanted = 1 + self.draft_tok if sequence.decoding else sequence.pending_tok
+            new_tok = min(wanted, budget)
             while not self.cache.grow(sequence.holding, sequence.computed_tok + new_tok):
-                preempted = True
-                if self._preempt_last() is sequence:
+                victim = self._preempt()
+                if victim in chunks:  # of lower priority than sequences behind it
+                    budget += chunks.pop(victim)
+                    index -= 1
+                if victim is sequence:
                     break
             else:
                 self._take(chunks, sequence, new_tok)
                 budget -= new_tok
                 index += 1
-        # vLLM admits nobody in a step that had to preempt.
-        while not preempted and budget > 0 and self.waiting and len(self.running) < self.settings.max_num_seqs:
+        return budget
+
+    def _admit(self, chunks: dict[Sequence, int], budget: int) -> None:
+        seats = self.settings.max_num_seqs - len(self.unseen)
+        while budget > 0 and self.waiting and len(self.running) < seats:
             sequence = self.waiting[0]
             total = sequence.prompt_tok + sequence.written_tok
             # The last token is always computed, because its logits are needed.
             hit = self.cache.match(sequence.parts, total - 1)
             cached_tok = hit[1] * self.cache.block_size
+            if not sequence.written_tok:
+                cached_tok = max(cached_tok, min(sequence.loaded_tok, total - 1))
             new_tok = min(total - cached_tok, budget)
             holding = self.cache.admit(hit, cached_tok + new_tok)
             if holding is None:
                 break
-            self.waiting.popleft()
+            self.waiting.take()
             self.running.append(sequence)
+            self.admitted.append(sequence)
             sequence.holding = holding
             sequence.book_admission(cached_tok)
             self._take(chunks, sequence, new_tok)
             budget -= new_tok
-        decode_only = all(sequence.decoding for sequence, _ in chunks)
-        return Plan(tuple(chunks), decode_only, decode_only and not preempted)
 
     def quiet_steps(self, context_tok: np.ndarray, limit: int) -> int:
         """How many steps (>= 1, <= limit) this decode-only plan can repeat before blocks run out.
@@ -133,37 +175,60 @@ class Scheduler:
             low, high = (middle, high) if fits(middle) else (low, middle)
         return low
 
-    def advance(self, plan: Plan, steps: int) -> list[Sequence]:
-        """Book `steps` repetitions of the plan; returns the sequences that sampled their last token, now released."""
+    def advance(
+        self, plan: Plan, steps: int, written: Callable[[Sequence], int] | None = None
+    ) -> list[Sequence]:
+        """Book `steps` repetitions of the plan; returns the sequences that sampled their last token, now released.
+
+        `written`: how many tokens a decoding sequence gets in this one step, where that is not one.
+        """
         finished = []
+        self._step += steps
         for sequence, new_tok in plan.chunks:
-            sampled = new_tok == sequence.pending_tok
-            sequence.computed_tok += new_tok
-            if steps > 1:
-                sequence.computed_tok += steps - 1
-                if not self.cache.grow(sequence.holding, sequence.computed_tok):
-                    raise RuntimeError("a quiet stretch ran out of KV blocks")
-            if sampled:
-                sequence.written_tok += steps
-                if sequence.written_tok == sequence.output_tok:
-                    finished.append(sequence)
+            if sequence.decoding and written is not None:
+                got = min(written(sequence), sequence.output_tok - sequence.written_tok)
+                sequence.computed_tok += got
+                sequence.written_tok += got
+            else:
+                sampled = new_tok == sequence.pending_tok
+                sequence.computed_tok += new_tok + steps - 1
+                sequence.written_tok += steps if sampled else 0
+            if steps > 1 and not self.cache.grow(sequence.holding, sequence.computed_tok):
+                raise RuntimeError("a quiet stretch ran out of KV blocks")
+            if sequence.written_tok == sequence.output_tok:
+                finished.append(sequence)
         for sequence in finished:
             self.running.remove(sequence)
-            self.cache.release(sequence.holding, sequence.parts, sequence.computed_tok)
-            sequence.holding = None
+            if self._async:
+                self.unseen.append((self._step, sequence))
+            else:
+                self._release(sequence)
         return finished
 
-    def _take(self, chunks: list[tuple[Sequence, int]], sequence: Sequence, new_tok: int) -> None:
+    def _see_finishes(self) -> None:
+        """Release what finished before the present step was planned; everything, if nothing runs."""
+        while self.unseen and (not self.running or self.unseen[0][0] < self._step):
+            self._release(self.unseen.popleft()[1])
+
+    def _take(self, chunks: dict[Sequence, int], sequence: Sequence, new_tok: int) -> None:
         """Put a sequence into the step; its prompt blocks can be hit from now on, in this very step."""
-        chunks.append((sequence, new_tok))
+        chunks[sequence] = new_tok
         if not sequence.decoding:
             self.cache.register(sequence.holding, sequence.parts, sequence.computed_tok + new_tok)
 
-    def _preempt_last(self) -> Sequence:
-        """Throw out the sequence admitted last; it keeps its text and goes to the head of the queue."""
-        sequence = self.running.pop()
+    def _preempt(self) -> Sequence:
+        """Throw out the sequence admitted last, or that of the least priority; it keeps its text."""
+        if self.settings.scheduling_policy == "priority":
+            sequence = max(self.running, key=lambda running: (running.priority, running.number))
+            self.running.remove(sequence)
+        else:
+            sequence = self.running.pop()
+        self._release(sequence)
+        sequence.preemptions += 1
+        self.preempted.append(sequence)
+        self.waiting.put_back(sequence)
+        return sequence
+
+    def _release(self, sequence: Sequence) -> None:
         self.cache.release(sequence.holding, sequence.parts, sequence.computed_tok)
         sequence.holding = None
-        sequence.preemptions += 1
-        self.waiting.appendleft(sequence)
-        return sequence

@@ -74,7 +74,7 @@ class Server:
             self._calls, label, prompt, prompt_tok, int(output_tok), self.env.now, parents, self.env.event()
         )
         self._calls += 1
-        self.scheduler.waiting.append(sequence)
+        self.scheduler.waiting.push(sequence)
         if self._arrival is not None and not self._arrival.triggered:
             self._arrival.succeed()
         return sequence
