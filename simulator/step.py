@@ -139,7 +139,8 @@ class StepModel:
 
     sampler: "greedy", or "full" for temperature with top-k, top-p and penalties. cuda_graphs: decode-only steps
     replay a graph; steps with prefill are always launched kernel by kernel. async_scheduling: the host prepares the
-    next step while the GPU works, so that whichever is slower sets the pace.
+    next step while the GPU works, so that whichever is slower sets the pace. tokens_per_decode: tokens of every
+    decoding sequence that a step verifies at once (speculative decoding).
     """
 
     def __init__(
@@ -152,13 +153,14 @@ class StepModel:
         cuda_graphs: bool = True,
         parallel: Parallelism = SINGLE,
         async_scheduling: bool = False,
+        tokens_per_decode: int = 1,
     ) -> None:
         if sampler not in SAMPLERS:
             raise UserError(f"unknown sampler '{sampler}', expected one of {', '.join(SAMPLERS)}")
         parallel.check(model)
         self.model, self.device, self.precision, self.calibration = model, device, precision, calibration
         self.sampler, self.cuda_graphs, self.parallel = sampler, cuda_graphs, parallel
-        self.async_scheduling = async_scheduling
+        self.async_scheduling, self.tokens_per_decode = async_scheduling, tokens_per_decode
         self.plan: ForwardPlan = plan_forward(model, precision, parallel)
         self.rules = key_rules(model)
         self.p = calibration.parameters
@@ -175,13 +177,20 @@ class StepModel:
         self._vector_energy = self._tokens.relative_energy("fp32")
         self._linear: dict[tuple[int, int], list[float]] = {}  # costs by (tokens, sampled sequences)
 
+    def verifying(self, tokens_per_decode: int) -> StepModel:
+        """The same, in steps that verify so many tokens of every decoding sequence."""
+        return StepModel(
+            self.model, self.device, self.precision, self.calibration, self.sampler, self.cuda_graphs, self.parallel,
+            self.async_scheduling, tokens_per_decode,
+        )  # fmt: skip
+
     # -- public: time and energy ---------------------------------------------------------------------------
 
     def price(self, steps: Steps) -> StepCosts:
         """Cost of every row of `steps`. A row with prefill runs outside CUDA graphs."""
         whole, steps = steps, self._micro_batches(steps, np)
-        linear = self._tokens.by_tokens.rows(np.ceil(steps.new_tok).astype(np.int64))
-        linear = linear + self._tokens.by_sampled.rows(np.ceil(steps.sampled).astype(np.int64))
+        linear = self._tokens.by_tokens.rows(np.ceil(self._new_tok(steps)).astype(np.int64))
+        linear = linear + self._tokens.by_sampled.rows(np.ceil(self._logits(steps)).astype(np.int64))
         total = _Sum(len(steps))
         where = None if steps.decode_sequences.all() else np.flatnonzero(steps.decode_sequences)
         if where is None or len(where):
@@ -205,8 +214,8 @@ class StepModel:
     def step_of_sums(self, whole: Steps) -> StepCost:
         """The same for a step that is given as its sums: fields of `Steps` as floats and lists by key rule."""
         step = self._micro_batches(whole, Floats)
-        by_tokens = self._tokens.by_tokens.row(math.ceil(step.new_tok))
-        linear = [a + b for a, b in zip(by_tokens, self._tokens.by_sampled.row(math.ceil(step.sampled)))]
+        by_tokens = self._tokens.by_tokens.row(math.ceil(self._new_tok(step)))
+        linear = [a + b for a, b in zip(by_tokens, self._tokens.by_sampled.row(math.ceil(self._logits(step))))]
         total = _Sum()
         for work in self.plan.attention:
             if step.decode_sequences:
@@ -252,15 +261,30 @@ class StepModel:
         self._add_prefill(total, steps)
         return tuple(getattr(total, name) for name in ATTENTION)
 
-    def step_of_parts(self, new_tok: int, prefill_tok: int, sampled: int, attention: tuple) -> tuple[float, float]:
-        """(seconds, joules) of one step whose attention (ATTENTION) is known already."""
-        linear = self._linear.get((new_tok, sampled))
+    def step_of_parts(
+        self, sequences: int, prefill_tok: int, completes: int, attention: tuple[float, ...]
+    ) -> tuple[float, float]:
+        """(seconds, joules) of one step whose attention (ATTENTION) is known already.
+
+        It decodes `sequences` sequences and computes prefill_tok prompt tokens, which complete `completes` prompts.
+        """
+        verified = sequences * self.tokens_per_decode
+        new_tok, logits = verified + prefill_tok, verified + completes
+        linear = self._linear.get((new_tok, logits))
         if linear is None:
-            rows = self._tokens.by_tokens.row(new_tok), self._tokens.by_sampled.row(sampled)
-            linear = self._linear[new_tok, sampled] = [a + b for a, b in zip(*rows)]
-        sums = _TokenSums(new_tok, prefill_tok, sampled)
+            rows = self._tokens.by_tokens.row(new_tok), self._tokens.by_sampled.row(logits)
+            linear = self._linear[new_tok, logits] = [a + b for a, b in zip(*rows)]
+        sums = _TokenSums(new_tok, prefill_tok, sequences + completes)
         costs = self._assemble(linear, _Attention(*attention), sums, sums, Floats)
         return costs.seconds, costs.joules
+
+    def _new_tok(self, steps: Steps):
+        """Tokens that pass through the linear layers."""
+        return steps.decode_sequences * self.tokens_per_decode + steps.prefill_tok
+
+    def _logits(self, steps: Steps):
+        """Positions at which logits are computed and a token is sampled."""
+        return steps.sampled + steps.decode_sequences * (self.tokens_per_decode - 1)
 
     # -- attention and recurrent state: of many steps in arrays, of one in floats -------------------------------
 
@@ -283,13 +307,17 @@ class StepModel:
 
     def _decode(self, work: AttentionWork, steps: Steps, keys, numbers: _Numbers) -> _Work:
         n, kv, element = steps.decode_sequences, self.precision.kv_byte, self.precision.base_byte
+        # Tokens that are verified together share a read of the cache, like the query heads of one KV head.
+        queries = self.tokens_per_decode
+        flop_per_pair = work.decode_flop_per_pair * queries
         time = numbers.decode_attention_time(
-            n, keys, q_heads=work.q_heads, kv_heads=work.kv_heads, head_dim=work.decode_head_dim, kv_byte=kv,
-            kv_elements_per_tok=work.kv_elements_per_tok, flop_per_pair=work.decode_flop_per_pair,
-            device=self.device, p=self.p.decode,
+            n, keys, q_heads=work.q_heads * queries, kv_heads=work.kv_heads, head_dim=work.decode_head_dim, kv_byte=kv,
+            kv_elements_per_tok=work.kv_elements_per_tok, flop_per_pair=flop_per_pair, device=self.device,
+            p=self.p.decode,
         )  # fmt: skip
-        byte = (keys + n) * work.kv_elements_per_tok * kv + n * work.query_elements_per_tok * element
-        return _Work(time, byte, keys * work.decode_flop_per_pair * self._attention_energy)
+        byte = (keys + n * queries) * work.kv_elements_per_tok * kv
+        byte = byte + n * queries * work.query_elements_per_tok * element
+        return _Work(time, byte, keys * flop_per_pair * self._attention_energy)
 
     def _prefill(self, work: AttentionWork, steps: Steps, pairs, keys, numbers: _Numbers) -> _Work:
         kv, element = self.precision.kv_byte, self.precision.base_byte
@@ -309,7 +337,7 @@ class StepModel:
     def _state(self, work: StateWork, steps: Steps, numbers: _Numbers) -> _Work:
         """Recurrent layers: state read and written once per sequence, scans on the vector units."""
         byte = 2.0 * work.state_byte_per_sequence * (steps.decode_sequences + steps.prefill_sequences)
-        flop = work.flop_per_tok * steps.new_tok
+        flop = work.flop_per_tok * self._new_tok(steps)
         memory_s, compute_s = byte / self._bandwidth, flop / (self._vector_peak * self.p.gemm16.compute_fraction)
         exponent = self.p.gemm16.roof_exponent
         seconds = numbers.smooth_maximum(compute_s, memory_s, exponent)

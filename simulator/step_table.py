@@ -82,7 +82,7 @@ class StepTable:
         if sequences:
             for table, k in zip(self._attention, keys):
                 parts = table.added(parts, sequences, k)
-        return new, completes, *self.physics.step_of_parts(sequences + new, new, sequences + completes, parts)
+        return new, completes, *self.physics.step_of_parts(sequences, new, completes, parts)
 
     def _sums(self, sequences: int, keys: Sequence[int], chunks: Sequence[tuple]) -> Steps:
         read = [_chunk_keys(rule, chunks) for rule in self.rules]

@@ -21,10 +21,11 @@ from calibration.write import profile_text
 from simulator.cli.main import simulate
 from simulator.device import list_devices, load_device
 from simulator.errors import UserError
+from simulator.instance import KV_ROOM_TOK, WEIGHTS_SHARE, WEIGHTS_SHARE_UNIFIED
 from simulator.model import default_ladder, list_models, load_model
 from simulator.profile import FittedOn
 from simulator.profile_parts import compose
-from simulator.scenario import KV_ROOM_TOK, WEIGHTS_SHARE, WEIGHTS_SHARE_UNIFIED, Scenario, prepare, simulate_scenario
+from simulator.scenario import Scenario, prepare, simulate_scenario
 from simulator.strategies import list_strategies
 
 SMALL = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"

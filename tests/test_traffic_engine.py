@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from simulator.engine import EngineSettings
 from simulator.engine.cluster import Deployment, serve
+from simulator.engine.routing import ROUTINGS
 from simulator.engine.token_by_token import TokenByToken
 from simulator.keys import KeyRule
 from simulator.step import StepCost
@@ -86,7 +87,7 @@ def runs(draw):
     kv_blocks = draw(st.one_of(st.integers(least, 3 * least), st.just(MANY)))
     chosen = deployment(
         engine, kv_blocks, RULES[draw(st.sampled_from(sorted(RULES)))], async_scheduling=draw(st.booleans()),
-        replicas=draw(st.integers(1, 3)), routing=draw(st.sampled_from(["round_robin", "least_loaded", "prefix_aware"])),
+        replicas=draw(st.integers(1, 3)), routing=draw(st.sampled_from(sorted(ROUTINGS))),
         request_s=draw(st.sampled_from([0.0, 0.0123])), prefill_replicas=draw(st.sampled_from([0, 0, 1])),
         transfer_start_s=0.00211, transfer_tok_s=1.7e-5,
     )  # fmt: skip

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
 import click
 
 from simulator.cli.exits import OneLineErrors
-from simulator.cli.options import GROUPS, GroupedOption
+from simulator.cli.options import OUTPUT, GroupedOption
 
 EXAMPLES = """
 Examples:
@@ -22,6 +27,7 @@ Examples:
     simulate --list strategies --json
 
 Where to look next:
+  simulate traffic --help      what happens when requests arrive at a server
   simulate --list strategies   every strategy with its paper, parameters and defaults
   README.md                    what the numbers mean, and when not to believe them
   validate                     checks measured runs against the simulator
@@ -29,31 +35,58 @@ Where to look next:
 """
 
 
-class Program(OneLineErrors, click.Group):
-    """A click group that keeps its options in groups and ends its help with examples."""
+SUBCOMMANDS = {"traffic": "simulator.cli.traffic"}  # name -> module with a click command of that name
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """A sub-command by name; a stray word gets told where words go."""
-        if self.get_command(ctx, args[0]) is None and not self.list_commands(ctx):
-            ctx.fail(f"unexpected argument '{args[0]}'; a GPU goes behind --gpu, a strategy behind --strategy")
-        return super().resolve_command(ctx, args)
+
+class GroupedHelp(click.Command):
+    """Mixed into a click command that keeps its options in groups and ends its help with examples."""
+
+    def __init__(self, *args: Any, groups: Sequence[str] = (), examples: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.groups = groups
+        self.examples = examples
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Options under their headings, in the order of GROUPS, then sub-commands."""
-        for group in GROUPS:
+        """Options under their headings, in the order of `groups`, then sub-commands."""
+        if isinstance(self, click.Group):
+            self.format_commands(ctx, formatter)
+        for group in self.groups:
             records = []
             for parameter in self.get_params(ctx):
-                own = parameter.group if isinstance(parameter, GroupedOption) else "Output"
+                if not isinstance(parameter, click.Option):
+                    continue
+                own = parameter.group if isinstance(parameter, GroupedOption) else OUTPUT
                 record = parameter.get_help_record(ctx)
                 if own == group and record is not None:
                     records.append(record)
             if records:
                 with formatter.section(group):
                     formatter.write_dl(records)
-        self.format_commands(ctx, formatter)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Worked examples, as they are typed."""
-        formatter.write(EXAMPLES)
+        formatter.write(self.examples)
+
+
+class SubCommand(GroupedHelp):
+    """A command behind `simulate`."""
+
+
+class Program(GroupedHelp, OneLineErrors, click.Group):
+    """The group `simulate`; its sub-commands are imported when they are named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(SUBCOMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return getattr(import_module(SUBCOMMANDS[name]), name) if name in SUBCOMMANDS else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A sub-command by name; a stray word gets told where words go."""
+        if args[0] not in SUBCOMMANDS:
+            near = get_close_matches(args[0], SUBCOMMANDS, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else "a GPU goes behind --gpu, a strategy behind --strategy"
+            ctx.fail(f"unexpected argument '{args[0]}'; {hint}")
+        return super().resolve_command(ctx, args)

@@ -69,4 +69,5 @@ def _complain(name: str, message: str) -> int:
 def _one_line(name: str, error: click.ClickException) -> str:
     """Click's complaint, suggestions included, with the way to the help behind it."""
     message = error.format_message().rstrip(".")
-    return f"{message}; see: {name} --help" if isinstance(error, click.UsageError) else message
+    command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else name
+    return f"{message}; see: {command} --help" if isinstance(error, click.UsageError) else message

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -22,7 +23,7 @@ KV_CACHE_DTYPES = {
     "fp8_e4m3": "fp8",
     "fp8_e5m2": "fp8",
 }
-LISTS = ("gpus", "models", "strategies")
+LISTS = ("gpus", "models", "strategies", "traces")
 ENGINE_SETTINGS = (
     "max_num_seqs",
     "max_num_batched_tokens",
@@ -32,14 +33,14 @@ ENGINE_SETTINGS = (
     "enable_prefix_caching",
 )
 
-_FLIGHT, _ENGINE, _STATISTICS, _OUTPUT, _STRATEGY = (
+_FLIGHT, _ENGINE, _STATISTICS, OUTPUT, _STRATEGY = (
     "What flies",
     "Serving engine (vLLM's names)",
     "Repetitions and money",
     "Output",
     "Parameters of the strategies (token counts: 1024, uniform:512:1024, lognormal:MEAN:SIGMA or file:PATH)",
 )
-GROUPS = (_FLIGHT, _ENGINE, _STATISTICS, _OUTPUT, _STRATEGY)
+GROUPS = (_FLIGHT, _ENGINE, _STATISTICS, OUTPUT, _STRATEGY)
 
 
 class AtLeast(click.ParamType):
@@ -63,7 +64,7 @@ class AtLeast(click.ParamType):
 class GroupedOption(click.Option):
     """An option that knows under which heading `--help` shows it."""
 
-    def __init__(self, *args: Any, group: str = _OUTPUT, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, group: str = OUTPUT, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.group = group
 
@@ -74,46 +75,62 @@ def option(group: str, *names: str, **kwargs: Any) -> Callable:
 
 
 def add_options(command: Callable) -> Callable:
-    """Put every option of `simulate` on the function; click wants the last one first."""
-    for decorate in reversed([*_flight(), *_engine(), *_statistics(), *_output(), *_strategy_options()]):
+    """Put every option of `simulate` on the function."""
+    return decorated(
+        command,
+        [
+            *device_options(_FLIGHT)[:1],
+            option(_FLIGHT, "--strategy", metavar="NAME", help="Inference strategy by name (--list strategies)."),
+            *device_options(_FLIGHT)[1:],
+            *engine_options(_ENGINE),
+            *_statistics(),
+            *_output(),
+            *_strategy_options(),
+        ],
+    )
+
+
+def decorated(command: Callable, options: Sequence[Callable]) -> Callable:
+    """`command` with `options`, in their order; click wants the last one first."""
+    for decorate in reversed(options):
         command = decorate(command)
     return command
 
 
-def _flight() -> list[Callable]:
+def device_options(group: str) -> list[Callable]:
+    """What runs where, and on which calibration the answer rests: the same for every command that simulates."""
     return [
-        option(_FLIGHT, "--gpu", metavar="NAME|FILE", help="GPU by name (--list gpus), or a TOML data sheet of yours."),
-        option(_FLIGHT, "--strategy", metavar="NAME", help="Inference strategy by name (--list strategies)."),
+        option(group, "--gpu", metavar="NAME|FILE", help="GPU by name (--list gpus), or a TOML data sheet of yours."),
         option(
-            _FLIGHT,
+            group,
             "--model",
             metavar="NAME|FILE",
             help="Model by name (--list models), or a Hugging Face config.json of yours.  [default: the largest "
             "of a ladder of reasoning models that leaves room for the KV cache]",
         ),
         option(
-            _FLIGHT,
+            group,
             "--weights",
             type=click.Choice(WEIGHTS),
             help="Number format of the weights.  [default: the model's own]",
         ),
         option(
-            _FLIGHT,
+            group,
             "--activations",
             type=click.Choice(ACTIVATIONS),
             help="Number format of the arithmetic: bf16 with fp8 or int8 weights is weight-only, fp32 with bf16 "
             "weights is LayerCast.  [default: as vLLM computes these weights on this GPU]",
         ),
         option(
-            _FLIGHT,
+            group,
             "--kv-cache-dtype",
             type=click.Choice(list(KV_CACHE_DTYPES)),
             default="auto",
             help="Number format of the KV cache.  [default: auto, as the model computes]",
         ),
-        option(_FLIGHT, "--power-mode", metavar="NAME", help="Power mode of a Jetson, as nvpmodel has it: MAXN, 30W."),
+        option(group, "--power-mode", metavar="NAME", help="Power mode of a Jetson, as nvpmodel has it: MAXN, 30W."),
         option(
-            _FLIGHT,
+            group,
             "--calibration",
             metavar="FILE",
             help="Calibration profile.  [default: the one fitted on this GPU, or defaults of its architecture]",
@@ -121,13 +138,16 @@ def _flight() -> list[Callable]:
     ]
 
 
-def _engine() -> list[Callable]:
-    default = EngineSettings()
+def engine_options(group: str, limits: str | None = None) -> list[Callable]:
+    """How one replica of the engine runs, under vLLM's names; `limits`: where its limits of a step come from."""
+    defaults = asdict(EngineSettings())
+    if limits is not None:
+        defaults |= {"max_num_seqs": limits, "max_num_batched_tokens": limits}
     whole = AtLeast(1)
 
     def setting(name: str, help_text: str, **kwargs: Any) -> Callable:
-        shown = f"{help_text}  [default: {getattr(default, name)}]" if getattr(default, name) is not None else help_text
-        return option(_ENGINE, f"--{name.replace('_', '-')}", help=shown, metavar="N", **kwargs)
+        shown = f"{help_text}  [default: {defaults[name]}]" if defaults[name] is not None else help_text
+        return option(group, f"--{name.replace('_', '-')}", help=shown, metavar="N", **kwargs)
 
     return [
         setting("max_num_seqs", "Most sequences in one step.", type=whole),
@@ -136,14 +156,14 @@ def _engine() -> list[Callable]:
         setting("gpu_memory_utilization", "Fraction of the memory that the engine may fill.", type=float),
         setting("block_size", "Tokens per KV block.", type=whole),
         option(
-            _ENGINE,
+            group,
             "--enable-prefix-caching/--no-enable-prefix-caching",
             default=None,
             help="Keep the KV of shared prefixes.  [default: enabled]",
         ),
-        option(_ENGINE, "--enforce-eager", is_flag=True, help="Run without CUDA graphs."),
+        option(group, "--enforce-eager", is_flag=True, help="Run without CUDA graphs."),
         option(
-            _ENGINE,
+            group,
             "--tensor-parallel-size",
             type=whole,
             default=1,
@@ -151,7 +171,7 @@ def _engine() -> list[Callable]:
             help="Devices over which every layer is split.  [default: 1]",
         ),
         option(
-            _ENGINE,
+            group,
             "--pipeline-parallel-size",
             type=whole,
             default=1,
@@ -159,19 +179,19 @@ def _engine() -> list[Callable]:
             help="Stages into which the layers are divided.  [default: 1]",
         ),
         option(
-            _ENGINE,
+            group,
             "--enable-expert-parallel",
             is_flag=True,
             help="Whole experts on each device of the tensor-parallel group instead of a slice of every expert.",
         ),
         option(
-            _ENGINE,
+            group,
             "--engine",
             metavar="NAME[:VERSION]",
             help="Whose overheads: vllm, vllm:0.7, sglang, trtllm, llama.cpp, megatron.  [default: the newest vllm]",
         ),
         option(
-            _ENGINE,
+            group,
             "--step-by-step",
             is_flag=True,
             help="Simulate every engine step by itself: slower, the same result to 1e-9.",
@@ -189,8 +209,15 @@ def _statistics() -> list[Callable]:
             metavar="N",
             help="Flights with newly drawn lengths, over which p50 and p90 are taken.  [default: 20]",
         ),
+        *seed_and_money_options(_STATISTICS),
+    ]
+
+
+def seed_and_money_options(group: str) -> list[Callable]:
+    """The seed of whatever is drawn, and prices per device."""
+    return [
         option(
-            _STATISTICS,
+            group,
             "--seed",
             type=AtLeast(0),
             default=0,
@@ -198,14 +225,14 @@ def _statistics() -> list[Callable]:
             help="The same seed gives the same bytes.  [default: 0]",
         ),
         option(
-            _STATISTICS,
+            group,
             "--usd-per-hour",
             type=float,
             metavar="USD",
             help="Rent of the GPU.  [default: from the data sheet; bought devices are written off over 3 years]",
         ),
         option(
-            _STATISTICS,
+            group,
             "--usd-per-kwh",
             type=float,
             metavar="USD",
@@ -216,9 +243,9 @@ def _statistics() -> list[Callable]:
 
 def _output() -> list[Callable]:
     return [
-        option(_OUTPUT, "--json", "as_json", is_flag=True, help="One JSON object on stdout, with all calls."),
-        option(_OUTPUT, "--plot", metavar="FILE", help="Gantt chart and power trace as .png, .svg or .pdf."),
-        option(_OUTPUT, "--list", "what", type=click.Choice(LISTS), help="Show what is known, and simulate nothing."),
+        option(OUTPUT, "--json", "as_json", is_flag=True, help="One JSON object on stdout, with all calls."),
+        option(OUTPUT, "--plot", metavar="FILE", help="Gantt chart and power trace as .png, .svg or .pdf."),
+        option(OUTPUT, "--list", "what", type=click.Choice(LISTS), help="Show what is known, and simulate nothing."),
     ]
 
 
@@ -270,3 +297,20 @@ def check_strategy_options(strategy: Strategy, given: Mapping[str, Any]) -> None
 def chosen(values: Mapping[str, Any], names: Any) -> dict[str, Any]:
     """The options among `names` that the user gave."""
     return {name: values[name] for name in names if values.get(name) is not None}
+
+
+def device_choices(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `device_options`, `engine_options` and prices as fields of a scenario, engine settings left out."""
+    same = (
+        "gpu", "model", "weights", "activations", "power_mode", "calibration", "enforce_eager", "tensor_parallel_size",
+        "pipeline_parallel_size", "enable_expert_parallel", "engine", "step_by_step", "seed", "usd_per_hour",
+        "usd_per_kwh",
+    )  # fmt: skip
+    return {name: values[name] for name in same} | {"kv_cache": KV_CACHE_DTYPES[values["kv_cache_dtype"]]}
+
+
+def missing_options(values: Mapping[str, Any], hints: Mapping[str, str]) -> None:
+    """UserError when an option of `hints` is not given; the hint says where its values are found."""
+    missing = [f"--{name} ({hint})" for name, hint in hints.items() if values[name] is None]
+    if missing:
+        raise UserError(f"missing {' and '.join(missing)}")

@@ -1,11 +1,11 @@
 """A picture of one flight: every call as a bar over time, and the power drawn underneath.
 
-The only importer of matplotlib in the project, and only inside the functions that draw.
+Only `report` imports matplotlib, and only inside the functions that draw.
 """
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from simulator.errors import UserError
 from simulator.report import units
+from simulator.report.paths import check_writable
 from simulator.result import CallRecord, Flight, SimulationResult
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -31,17 +32,16 @@ def check_plot_path(path: str) -> Path:
     if target.suffix.lower() not in SUFFIXES:
         found = f"'{target.suffix}'" if target.suffix else "no suffix"
         raise UserError(f"--plot {path}: found {found}, expected a file name ending in {', '.join(SUFFIXES)}")
-    if not target.parent.is_dir():
-        raise UserError(f"--plot {path}: the folder '{target.parent}' does not exist")
-    if target.is_dir():
-        raise UserError(f"--plot {path}: this is a folder, expected a file name")
-    if not os.access(target if target.exists() else target.parent, os.W_OK):
-        raise UserError(f"--plot {path}: no permission to write there")
-    return target
+    return check_writable("--plot", path)
 
 
 def save_gantt(result: SimulationResult, path: str | Path) -> Path:
     """Draw the first repetition of `result` into `path` (.png, .svg or .pdf). The same result gives the same bytes."""
+    return save_figure(path, SIZE_INCH, lambda figure: draw_gantt(result, figure))
+
+
+def save_figure(path: str | Path, size_inch: tuple[float, float], draw: Callable[[Any], None]) -> Path:
+    """Write a matplotlib Figure that `draw` has drawn on into `path` (.png, .svg or .pdf)."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -49,9 +49,9 @@ def save_gantt(result: SimulationResult, path: str | Path) -> Path:
     target = check_plot_path(str(path))
     kind = target.suffix.lower().lstrip(".")
     with matplotlib.rc_context({"svg.hashsalt": "tokenflight", "font.size": 10, "hatch.linewidth": 0.6}):
-        figure = Figure(figsize=SIZE_INCH, dpi=DOTS_PER_INCH, layout="constrained")
+        figure = Figure(figsize=size_inch, dpi=DOTS_PER_INCH, layout="constrained")
         FigureCanvasAgg(figure)
-        draw_gantt(result, figure)
+        draw(figure)
         # Dates in the file would make every file different.
         stamp = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
         try:
@@ -64,7 +64,7 @@ def save_gantt(result: SimulationResult, path: str | Path) -> Path:
 def draw_gantt(result: SimulationResult, figure: Any) -> None:
     """Draw onto a matplotlib Figure: calls above, power below, one time axis."""
     flight = result.flights[0]
-    scale, unit = _time_scale(flight.wall_s)
+    scale, unit = time_scale(flight.wall_s)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1.0))
     colours = _colours(flight)
     critical = frozenset(call.call_id for call in flight.critical_calls())
@@ -81,7 +81,8 @@ def draw_gantt(result: SimulationResult, figure: Any) -> None:
     figure.supxlabel(_caption(result, flight), fontsize=9, color="#444444")
 
 
-def _time_scale(wall_s: float) -> tuple[float, str]:
+def time_scale(wall_s: float) -> tuple[float, str]:
+    """(factor, unit) in which a time axis up to `wall_s` is read best."""
     for limit, scale, unit in ((1.0, 1e3, "ms"), (600.0, 1.0, "s"), (7200.0, 1 / 60, "min")):
         if wall_s < limit:
             return scale, unit

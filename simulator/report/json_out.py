@@ -27,11 +27,16 @@ def dump(value: Any) -> str:
 
 def result_json(result: SimulationResult) -> str:
     """One object; a line per top-level key and per flight, so that `diff` and `grep` work on it."""
+    return object_json(result.to_dict(), rows="flights")
+
+
+def object_json(values: dict[str, Any], rows: str) -> str:
+    """One object; a line per key, and per entry of the list under `rows`."""
     lines = []
-    for key, value in result.to_dict().items():
-        if key == "flights":
-            inner = ",\n    ".join(dump(flight) for flight in value)
-            lines.append(f'"flights": [\n    {inner}\n  ]')
+    for key, value in values.items():
+        if key == rows:
+            inner = ",\n    ".join(dump(row) for row in value)
+            lines.append(f"{json.dumps(key)}: [\n    {inner}\n  ]")
         else:
             lines.append(f"{json.dumps(key)}: {dump(value)}")
     return "{\n  " + ",\n  ".join(lines) + "\n}"

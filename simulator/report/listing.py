@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from simulator.report import units
 from simulator.report.plain import columns
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from simulator.model import Model, ModelSummary
     from simulator.profile import Calibration
     from simulator.strategies import Strategy
+    from simulator.workload.builtin_traces import TraceSheet
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,28 @@ def list_strategies(strategies: list[Strategy]) -> Listing:
     head = ("name", "aliases", "what it does", "paper", "parameters and defaults")
     footer = "What a parameter means: simulate --help; where its default comes from: simulate --list strategies --json"
     return Listing(head, rows, (), objects, footer)
+
+
+def list_traces(traces: Sequence[TraceSheet]) -> Listing:
+    """Every trace that ships with Tokenflight."""
+    rows = tuple(
+        (
+            trace.name,
+            f"{trace.requests:,}",
+            f"{trace.mean_input_tok:,.0f}",
+            f"{trace.mean_output_tok:,.0f}",
+            "lengths only" if trace.duration_s is None else units.seconds(trace.duration_s),
+            trace.licence,
+            trace.title,
+        )
+        for trace in traces
+    )
+    head = ("name", "requests", "mean input tok", "mean output tok", "lasts", "licence", "what it is")
+    footer = (
+        "Lengths only: say when requests come, with --rate or --concurrency. What not to conclude from a trace: "
+        "simulate --list traces --json. A trace of your own: --trace ./my-trace.csv with t_s,input_tok,output_tok"
+    )
+    return Listing(head, rows, (1, 2, 3), [msgspec.to_builtins(trace) for trace in traces], footer)
 
 
 def render_listing(listing: Listing) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from simulator.report import units
-from simulator.report.table import CALL_COLUMNS, Report
+from simulator.report.table import Report
 
 BAR_WIDTH = 40
 
@@ -30,6 +30,8 @@ def bar(fraction: float, width: int = BAR_WIDTH) -> str:
 def render_plain(report: Report) -> str:
     """The whole report, ending in a newline."""
     lines = [report.headline, ""]
+    for alarm in report.alarms:
+        lines += [f"WARNING: {alarm}", ""]
     if report.warnings:
         lines += [f"WARNING: {report.warning}:"]
         lines += [f"  - {warning}" for warning in report.warnings] + [""]
@@ -39,9 +41,10 @@ def render_plain(report: Report) -> str:
         own, grid = grid[: len(section.rows)], grid[len(section.rows) :]
         lines += [section.title, *(f"  {line}" for line in own), ""]
     shares = [(cause, units.percent(fraction), bar(fraction)) for cause, fraction in report.shares]
-    lines += ["Where the time goes (share of busy time)", *_indent(columns(shares, right=(1,))), ""]
-    calls = columns([CALL_COLUMNS, *report.calls], right=range(1, len(CALL_COLUMNS)))
-    lines += [f"Calls ({report.calls_note})", *_indent(calls), ""]
+    lines += [f"Where the time goes ({report.shares_note})", *_indent(columns(shares, right=(1,))), ""]
+    if report.calls:
+        calls = columns([report.call_columns, *report.calls], right=range(1, len(report.call_columns)))
+        lines += [f"{report.calls_title} ({report.calls_note})", *_indent(calls), ""]
     lines += ["Assumptions", *(f"  - {line}" for line in report.assumptions), ""]
     lines += ["Calibration", *_indent(report.calibration)]
     return "\n".join(lines) + "\n"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from simulator.report import units
 from simulator.result import CallRecord, SimulationResult
+
+if TYPE_CHECKING:
+    from simulator.traffic.result import TrafficResult
 
 CALL_COLUMNS = ("call", "prompt tok", "cached tok", "output tok", "queue", "TTFT", "TPOT", "time")
 
@@ -29,10 +33,14 @@ class Report:
     warnings: tuple[str, ...]
     sections: tuple[Section, ...]
     shares: tuple[tuple[str, float], ...]  # (cause, fraction), largest first
-    calls: tuple[tuple[str, ...], ...]  # rows of CALL_COLUMNS
+    calls: tuple[tuple[str, ...], ...]  # rows of `call_columns`; no table without rows
     calls_note: str
     assumptions: tuple[str, ...]
     calibration: tuple[str, ...]
+    call_columns: tuple[str, ...] = CALL_COLUMNS
+    calls_title: str = "Calls"
+    shares_note: str = "share of busy time"
+    alarms: tuple[str, ...] = ()  # sentences about the run itself, before the warnings about its calibration
 
 
 def build_report(result: SimulationResult) -> Report:
@@ -43,7 +51,7 @@ def build_report(result: SimulationResult) -> Report:
     flown = f"{repetitions} repetition{'s' if repetitions != 1 else ''}"
     return Report(
         headline=_headline(result, figures),
-        warning=_warning(result),
+        warning=warning_lead(result),
         warnings=tuple(result.calibration["extrapolated"]),
         sections=(
             Section("Time", _time_rows(result, figures)),
@@ -54,7 +62,7 @@ def build_report(result: SimulationResult) -> Report:
         calls=_call_rows(result),
         calls_note=f"medians over the calls of {flown}",
         assumptions=result.assumptions,
-        calibration=_calibration_rows(result),
+        calibration=calibration_rows(result),
     )
 
 
@@ -68,7 +76,7 @@ def _headline(result: SimulationResult, figures: dict[str, float]) -> str:
     )
 
 
-def _warning(result: SimulationResult) -> str:
+def warning_lead(result: SimulationResult | TrafficResult) -> str:
     """Why the reader should believe less of this; shown directly under the headline."""
     calibration = result.calibration
     if not calibration["extrapolated"]:
@@ -131,14 +139,15 @@ def _resource_rows(result: SimulationResult, figures: dict[str, float]) -> tuple
     return (
         ("Peak memory", whole, parts),
         ("Peak sequences", f"{result.values('peak_running').max():.0f}", "most in one engine step"),
-        ("Average power", units.watts(figures["mean_power_w"]), _power_remark(result)),
+        ("Average power", units.watts(figures["mean_power_w"]), power_remark(result)),
         ("Energy p50", units.joules(figures["energy_j_p50"]), used),
         ("Energy per output token", units.joules(figures["energy_j_per_output_tok"]), ""),
         ("Cost p50", units.dollars(figures["cost_usd_p50"]), str(result.price.get("basis", ""))),
     )
 
 
-def _power_remark(result: SimulationResult) -> str:
+def power_remark(result: SimulationResult | TrafficResult) -> str:
+    """Between which levels the power lies, and whose power it is."""
     power, scope = result.power, result.calibration.get("power_scope", "board")
     levels = f"idle {units.watts(power['idle_w'])}, limit {units.watts(power['limit_w'])}" if power else ""
     if scope != "board":  # the limit is the module's, the rest is what the calibration measured
@@ -174,9 +183,10 @@ def _call_row(label: str, calls: list[CallRecord], repetitions: int) -> tuple[st
     )
 
 
-def _calibration_rows(result: SimulationResult) -> tuple[str, ...]:
+def calibration_rows(result: SimulationResult | TrafficResult, time: str = "wall time") -> tuple[str, ...]:
+    """What the intervals rest on; `time`: what this kind of result calls its time."""
     calibration = result.calibration
-    kinds = (("wall time", "time"), ("TTFT", "ttft"), ("TPOT", "tpot"), ("energy", "energy"))
+    kinds = ((time, "time"), ("TTFT", "ttft"), ("TPOT", "tpot"), ("energy", "energy"))
     wide = [f"{name} by {result.interval(1.0, kind)[1]:.2f}" for name, kind in kinds]
     rows = [
         f"{calibration['id']}: {calibration['title']} (engine {calibration['engine']})",

@@ -14,7 +14,7 @@ from rich.text import Text
 from simulator.report import units
 from simulator.report.listing import Listing
 from simulator.report.plain import bar, columns
-from simulator.report.table import CALL_COLUMNS, Report, Section
+from simulator.report.table import Report, Section
 
 
 def print_report(report: Report) -> None:
@@ -49,14 +49,17 @@ def _console() -> Console:
 
 def _report(report: Report) -> Group:
     parts: list[RenderableType] = [Text(report.headline, style="bold")]
+    for alarm in report.alarms:
+        parts.append(Panel(Text(alarm), title="Warning", title_align="left", border_style="red"))
     if report.warnings:
         lines = Text("\n".join(f"- {warning}" for warning in report.warnings))
         body = Group(Text(f"{report.warning}:"), lines)
         parts.append(Panel(body, title="Warning", title_align="left", border_style="yellow"))
     for section in report.sections:
         parts += [_title(section.title), _facts(report, section)]
-    parts += [_title("Where the time goes", "share of busy time"), _shares(report)]
-    parts += [_title("Calls", report.calls_note), _calls(report)]
+    parts += [_title("Where the time goes", report.shares_note), _shares(report)]
+    if report.calls:
+        parts += [_title(report.calls_title, report.calls_note), _calls(report)]
     parts += [_title("Assumptions"), _bullets(report.assumptions)]
     parts += [_title("Calibration"), _bullets(report.calibration)]
     return Group(*parts)
@@ -92,7 +95,7 @@ def _shares(report: Report) -> Table:
 
 def _calls(report: Report) -> Padding:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, name in enumerate(CALL_COLUMNS):
+    for i, name in enumerate(report.call_columns):
         table.add_column(name, justify="right" if i else "left", no_wrap=i == 0)
     for row in report.calls:
         table.add_row(*map(Text, row))

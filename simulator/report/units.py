@@ -32,11 +32,17 @@ def seconds(value: float, like: float | None = None) -> str:
 
 def span(low: float, high: float, unit) -> str:
     """'low - high' with the formatter `unit`: both ends in the unit of the larger, written once."""
-    scales = unit in (seconds, joules)
-    left, right = unit(low, high) if scales and math.isfinite(high) else unit(low), unit(high)
-    if " " in left and left.split()[-1] == right.split()[-1]:
-        left = left.rsplit(" ", 1)[0]
-    return f"{left} - {right}"
+    return together((low, high), unit, " - ")
+
+
+def together(values, unit, separator: str = " / ") -> str:
+    """Ascending `values` with the formatter `unit`: all in the unit of the last, written once."""
+    scales = unit in (seconds, joules) and math.isfinite(values[-1])
+    texts = [unit(value, values[-1]) if scales else unit(value) for value in values]
+    end = texts[-1].split()[-1]
+    if all(" " in text and text.split()[-1] == end for text in texts):
+        texts = [*(text.rsplit(" ", 1)[0] for text in texts[:-1]), texts[-1]]
+    return separator.join(texts)
 
 
 def milliseconds(value: float) -> str:

@@ -1,0 +1,251 @@
+"""One instance of an engine, from names: device, model, precision, calibration, settings, memory, step model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from simulator.device import Device, load_device
+from simulator.engine.defaults import vllm_limits
+from simulator.engine.settings import EngineSettings
+from simulator.errors import UserError
+from simulator.memory import MemoryPlan, plan_memory, weights_byte
+from simulator.model import Model, default_ladder, load_model
+from simulator.parallel import SINGLE, Parallelism
+from simulator.precision import Precision, choose_precision
+from simulator.profile import Calibration, architecture_features
+from simulator.profile_choice import load_calibration
+from simulator.profile_parts import version_number
+from simulator.step import StepModel
+
+# A default model's weights may take this much of the memory: the rest is for KV cache, activations and, where the
+# CPU lives in the same memory, for the operating system and the robot's other programs.
+WEIGHTS_SHARE, WEIGHTS_SHARE_UNIFIED = 0.70, 0.42
+KV_ROOM_TOK = 32_768  # eight thoughts of 4,096 tokens side by side
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceChoice:
+    """What a user asks of an engine. Names and paths as typed; None: the default, which the assumptions then state."""
+
+    gpu: str
+    model: str | None = None
+    weights: str | None = None
+    activations: str | None = None
+    kv_cache: str = "auto"
+    power_mode: str | None = None
+    calibration: str | None = None
+    engine_settings: Mapping[str, Any] = field(default_factory=dict)  # fields of EngineSettings
+    enforce_eager: bool = False
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    enable_expert_parallel: bool = False
+    engine: str | None = None  # "vllm", "sglang:0.5.5", ...: whose overheads; None: the newest vLLM
+
+
+@dataclass(frozen=True)
+class Instance:
+    """An engine with every name looked up and everything checked that can be checked before it runs."""
+
+    device: Device
+    model: Model
+    precision: Precision
+    parallel: Parallelism
+    calibration: Calibration
+    settings: EngineSettings
+    memory: MemoryPlan
+    step_model: StepModel
+    assumptions: tuple[str, ...]
+
+
+def build_instance(asked: InstanceChoice, *, as_server: bool = False, async_scheduling: bool | None = None) -> Instance:
+    """Look up and check everything that `asked` names. UserError on any bad input.
+
+    as_server: limits that nobody sets are those of vLLM's server on this GPU and in this version, not
+    `EngineSettings`' own. async_scheduling None: as the engine's version does.
+    """
+    device = load_device(asked.gpu, asked.power_mode)
+    engine, version = engine_version(asked.engine)
+    calibration = load_calibration(device, asked.calibration, engine, version)
+    parallel = parallelism(asked)
+    if asked.model is None:
+        model, why = default_model(device, asked, parallel)
+    else:
+        model, why = load_model(asked.model), ()
+    if model.diffusion:
+        raise UserError(
+            f"{model.name} writes by diffusion, in repeated passes over whole sequences; what is simulated here are "
+            "models that write token by token"
+        )
+    if asked.enable_expert_parallel and not model.sparse:
+        raise UserError(f"{model.name} has no experts, so enable_expert_parallel cannot be set")
+    parallel.check(model)
+    precision, precision_notes = _precision(model, device, asked)
+    if as_server:
+        asked = replace(asked, engine_settings=_server_settings(asked, device, engine, version))
+    settings = engine_settings(model, asked)
+    memory = plan_memory(model, device, precision, settings, parallel)
+    settings, length_notes = _fit_length(settings, memory, asked)
+    step_model = StepModel(
+        model,
+        device,
+        precision,
+        calibration,
+        cuda_graphs=calibration.cuda_graphs and not asked.enforce_eager,
+        parallel=parallel,
+        async_scheduling=calibration.async_scheduling if async_scheduling is None else async_scheduling,
+    )
+    assumptions = (
+        *why,
+        *model.notes,
+        *precision_notes,
+        *_device_notes(device),
+        *_parallel_notes(device, parallel),
+        f"weights in {precision.weights}, activations in {precision.activations}, KV cache in {precision.kv_cache}",
+        *_engine_notes(model, settings, asked, step_model),
+        *length_notes,
+        *_window_notes(model),
+    )
+    return Instance(device, model, precision, parallel, calibration, settings, memory, step_model, assumptions)
+
+
+def _server_settings(asked: InstanceChoice, device: Device, engine: str | None, version: str | None) -> dict[str, Any]:
+    """The settings given, and vLLM's server defaults where none are."""
+    v1 = engine not in (None, "vllm") or version is None or version_number(version) >= (0, 8)
+    sequences, tokens = vllm_limits(device, server=True, v1=v1)
+    given = dict(asked.engine_settings)
+    tokens = given.setdefault("max_num_batched_tokens", max(tokens, given.get("max_num_seqs", 0)))
+    given.setdefault("max_num_seqs", min(sequences, tokens))
+    return given
+
+
+def engine_version(text: str | None) -> tuple[str | None, str | None]:
+    """("vllm", "0.8.6") of "vllm:0.8.6"; parts that are not there are None. UserError on anything else."""
+    if text is None:
+        return None, None
+    engine, colon, version = text.partition(":")
+    if not engine or (colon and not version):
+        raise UserError(f"engine: found '{text}', expected NAME[:VERSION], like vllm or vllm:0.8.6")
+    if version and not version_number(version):
+        raise UserError(f"engine: version '{version}' does not start with a number, expected one like 0.8.6")
+    return engine, version or None
+
+
+def parallelism(asked: InstanceChoice) -> Parallelism:
+    """How the model is split; with expert parallelism each device of the tensor-parallel group holds whole experts."""
+    ep = asked.tensor_parallel_size if asked.enable_expert_parallel else 1
+    return Parallelism(asked.tensor_parallel_size, asked.pipeline_parallel_size, ep)
+
+
+def _parallel_notes(device: Device, parallel: Parallelism) -> tuple[str, ...]:
+    if parallel.world_size == 1:
+        return ()
+    ep = f", expert parallel over {parallel.ep}" if parallel.ep > 1 else ""
+    notes = [
+        f"{parallel.world_size} devices: tensor parallel over {parallel.tp}, {parallel.pp} pipeline stage(s){ep}; "
+        "memory figures are per device; power, energy and cost are of all"
+    ]
+    if parallel.world_size > device.interconnect.gpus_per_node:
+        notes.append(
+            f"the data sheet has {device.interconnect.gpus_per_node} {device.name} in a node; messages between nodes "
+            "are taken to be as fast as inside one"
+        )
+    return tuple(notes)
+
+
+def _precision(model: Model, device: Device, asked: InstanceChoice) -> tuple[Precision, tuple[str, ...]]:
+    return choose_precision(model, device, asked.weights, asked.activations, asked.kv_cache)
+
+
+def default_model(
+    device: Device, asked: InstanceChoice, parallel: Parallelism = SINGLE
+) -> tuple[Model, tuple[str, ...]]:
+    """The largest model of the ladder that leaves room on the device, and the sentence that says so."""
+    share = WEIGHTS_SHARE_UNIFIED if device.memory.unified else WEIGHTS_SHARE
+    ladder = default_ladder()
+    for name in reversed(ladder):
+        model = load_model(name)
+        precision, _ = _precision(model, device, asked)
+        needed = weights_byte(model, precision, parallel)
+        room = _kv_capacity_tok(model, device, precision, asked, parallel)
+        if needed <= share * device.memory.capacity_byte and room >= KV_ROOM_TOK:
+            break
+    return model, (
+        f"no --model given: {model.name}, the largest of {len(ladder)} models whose weights ({needed / 1e9:.1f} GB in "
+        f"{precision.weights}) take at most {100 * share:.0f} % of the memory and leave a KV cache of {KV_ROOM_TOK:,} "
+        f"tokens (if none does: the smallest)",
+    )
+
+
+def _kv_capacity_tok(
+    model: Model, device: Device, precision: Precision, asked: InstanceChoice, parallel: Parallelism
+) -> int:
+    """Tokens of KV cache beside the model; 0 if it does not fit."""
+    try:
+        return plan_memory(model, device, precision, engine_settings(model, asked), parallel).kv_capacity_tok
+    except UserError:
+        return 0
+
+
+def engine_settings(model: Model, asked: InstanceChoice) -> EngineSettings:
+    """The engine's settings; max_model_len is the model's own length unless asked for less."""
+    settings = dict(asked.engine_settings)
+    longest = model.max_position_embeddings
+    asked = settings.get("max_model_len")
+    if asked is not None and asked > longest:
+        raise UserError(
+            f"max_model_len {asked} is longer than {model.name} can read: its max_position_embeddings is {longest}"
+        )
+    settings["max_model_len"] = longest if asked is None else asked
+    if model.state_elements:  # vLLM does not share recurrent state between prompts by default
+        settings.setdefault("enable_prefix_caching", False)
+    # vLLM wants a token per running sequence; a smaller step, asked for alone, means fewer sequences.
+    budget = settings.get("max_num_batched_tokens")
+    if budget is not None and "max_num_seqs" not in settings:
+        settings["max_num_seqs"] = min(EngineSettings.max_num_seqs, budget)
+    return EngineSettings(**settings)
+
+
+def _fit_length(
+    settings: EngineSettings, memory: MemoryPlan, asked: InstanceChoice
+) -> tuple[EngineSettings, tuple[str, ...]]:
+    """max_model_len no longer than the KV cache, as vLLM demands: lowered if the model's own, refused if asked for."""
+    capacity = memory.kv_capacity_tok
+    if settings.max_model_len is None or settings.max_model_len <= capacity:
+        return settings, ()
+    if asked.engine_settings.get("max_model_len") is not None:
+        raise UserError(
+            f"max_model_len {settings.max_model_len} is more than the {capacity} tokens that the KV cache holds"
+        )
+    note = f"max_model_len lowered from {settings.max_model_len} to the {capacity} tokens that the KV cache holds"
+    return replace(settings, max_model_len=capacity), (note,)
+
+
+def _window_notes(model: Model) -> tuple[str, ...]:
+    if "windowed attention" not in architecture_features(model):
+        return ()
+    return ("KV cache: layers with windowed attention are counted as if they kept every token, which overstates it",)
+
+
+def _device_notes(device: Device) -> tuple[str, ...]:
+    if device.power_mode is None:
+        return ()
+    compute = f"{device.compute.sm_count} SMs at {device.compute.clock_hz / 1e6:.0f} MHz"
+    return (f"power mode {device.power_mode}: {compute}, {device.power.limit_w:.0f} W",)
+
+
+def _engine_notes(model: Model, settings: EngineSettings, asked: InstanceChoice, physics: StepModel) -> tuple[str, ...]:
+    """The engine as it flies, in vLLM's words."""
+    notes = [
+        f"engine like vLLM V1: max_num_seqs {settings.max_num_seqs}, max_num_batched_tokens "
+        f"{settings.max_num_batched_tokens}, max_model_len {settings.max_model_len}, gpu_memory_utilization "
+        f"{settings.gpu_memory_utilization:g}, block_size {settings.block_size}, prefix caching "
+        f"{'on' if settings.enable_prefix_caching else 'off'}, CUDA graphs {'on' if physics.cuda_graphs else 'off'}"
+        f"{', async scheduling' if physics.async_scheduling else ''}",
+        "tokens are sampled with temperature, top-k and top-p; the server is warm",
+    ]
+    asked = asked.engine_settings
+    if "max_num_seqs" not in asked and settings.max_num_seqs != EngineSettings.max_num_seqs:
+        notes.append(f"max_num_seqs lowered to max_num_batched_tokens, {settings.max_num_seqs}")
+    return tuple(notes)
