@@ -79,6 +79,8 @@ class Batcher:
     is seen one step later (the driver sees to arrivals). `rules`: whose attended keys to follow, see `keys`.
     """
 
+    written_tok: int | None = None  # tokens of the last step, where that is not one for every sequence that samples
+
     def __init__(
         self,
         settings: EngineSettings,
@@ -167,8 +169,8 @@ class Batcher:
         self.planned_blocks = self._held()
         short = self.planned_blocks > self._kv_blocks or self._partial is not None
         if short:
-            short = self._make_room(budget)
-            partial = self._partial
+            short = self._make_room()
+            budget, partial = self._budget - self.decoding, self._partial
             if partial is not None:
                 new = min(partial.total - partial.computed, budget)
                 growth = self._growth(partial, new)
@@ -289,7 +291,10 @@ class Batcher:
             request = queue[0]
             total = request.prompt_tok + request.written
             most = (total - 1) // size  # the last token is always computed, because its logits are needed
-            hit = tree.match(request.parts, min(request.shared, most)) if request.shared else (tree.root, 0)
+            hit = (tree.root, 0)
+            if request.shared:
+                self._evict_beside(self.planned_blocks)
+                hit = tree.match(request.parts, min(request.shared, most))
             cached = min(hit[1] + self._kept_blocks(request, hit), most) * size
             if request.loaded_tok and not request.written:
                 cached = max(cached, min(request.loaded_tok, total - 1))
@@ -348,11 +353,14 @@ class Batcher:
 
     # -- KV blocks -------------------------------------------------------------------------------------------
 
-    def _make_room(self, budget: int) -> bool:
+    def _make_room(self) -> bool:
         """Preempt until what is running has blocks for the next step; True if anybody was."""
         while True:
             partial = self._partial
-            growth = self._growth(partial, min(partial.total - partial.computed, budget)) if partial else 0
+            growth = 0
+            if partial is not None:
+                budget = self._budget - self.decoding
+                growth = self._growth(partial, min(partial.total - partial.computed, budget))
             if self.planned_blocks + growth <= self._kv_blocks:
                 return len(self.preempted) > 0
             self._preempt()
@@ -392,9 +400,7 @@ class Batcher:
         if not self._caching:
             return
         tree = self.tree
-        surplus = tree.idle_blocks - max(0, self._kv_blocks - held_blocks)
-        if surplus > 0:
-            tree.evict(surplus)
+        self._evict_beside(held_blocks)
         whole, node = request.computed // self._size, request.node
         if request.shared > request.hit:
             node, _, _ = tree.enter(node, request.parts, min(whole, request.shared), merge=True)
@@ -407,6 +413,12 @@ class Batcher:
         if node is not tree.root:
             tree.release(node)
         request.node, request.hit = tree.root, 0
+
+    def _evict_beside(self, held_blocks: int) -> None:
+        """Idle blocks that do not fit beside `held_blocks` are gone; nobody looked at them since."""
+        surplus = self.tree.idle_blocks - max(0, self._kv_blocks - held_blocks)
+        if surplus > 0:
+            self.tree.evict(surplus)
 
     def _kept_blocks(self, request: Request, hit: tuple[Node, int]) -> int:
         """Blocks of a preempted request behind `hit` that are still cached."""

@@ -98,15 +98,17 @@ class Replica:
         """The stretch ends, at `end_s`; `batcher.first`, `done` and `resumed` tell what it brought."""
         end_s, steps = self.end_s, self._steps
         batcher = self.batcher
-        sequences, prompts, prefill_tok, sampled, decoding, waiting, blocks = self._row
-        self.rows.extend(
-            (self.number, self._start_s, self._seconds, self._joules, steps, sequences, prompts, prefill_tok, sampled,
-             decoding * steps, waiting, blocks)
-        )  # fmt: skip
         if self._async and steps > 1 and not self._settled and self.coming:
             # The stretch ran out by itself; who came before its last step is seen now.
             self._last_step_s = end_s - self._last_step_of(steps)
         batcher.advance(steps)
+        sequences, prompts, prefill_tok, sampled, decoding, waiting, blocks = self._row
+        if batcher.written_tok is not None:
+            sampled = batcher.written_tok
+        self.rows.extend(
+            (self.number, self._start_s, self._seconds, self._joules, steps, sequences, prompts, prefill_tok, sampled,
+             decoding * steps, waiting, blocks)
+        )  # fmt: skip
         for request in batcher.resumed:
             self.torn_gap_s.append(end_s - self._gap_from.pop(request.number))
         self.end_s, self._under_way = math.inf, False

@@ -119,8 +119,7 @@ class Scheduler:
         while index < len(self.running) and budget > 0:
             sequence = self.running[index]
             wanted = 1 + self.draft_tok if sequence.decoding else sequence.pending_tok
-            new_tok = min(wanted, budget)
-            while not self.cache.grow(sequence.holding, sequence.computed_tok + new_tok):
+            while not self.cache.grow(sequence.holding, sequence.computed_tok + (new_tok := min(wanted, budget))):
                 victim = self._preempt()
                 if victim in chunks:  # of lower priority than sequences behind it
                     budget += chunks.pop(victim)

@@ -49,7 +49,7 @@ class TokenByToken:
         self.first: list[Request] = []
         self.done: list[Request] = []
         self.resumed: list[Request] = []
-        self.written_tok = 0  # in the last step
+        self.written_tok: int | None = None  # in the last step, if drafts make it more than one per sequence
 
     # -- what a driver sees: as `Batcher` ----------------------------------------------------------------------
 
@@ -133,15 +133,16 @@ class TokenByToken:
         chunks = self._plan.chunks
         before = [sequence.written_tok for sequence, _ in chunks]
         finished = self._scheduler.advance(self._plan, 1, self._accepted if self._draft_tok else None)
-        self.first, self.resumed, self.written_tok = [], [], 0
+        self.first, self.resumed, written = [], [], 0
         for (sequence, _), had in zip(chunks, before):
             got = sequence.written_tok - had
-            self.written_tok += got
+            written += got
             if got and not had:
                 self.first.append(sequence.done)
             elif got and sequence.done in self._torn:
                 self._torn.discard(sequence.done)
                 self.resumed.append(sequence.done)
+        self.written_tok = written if self._draft_tok else None
         self.done = [sequence.done for sequence in finished]
         for sequence in finished:
             request = sequence.done
