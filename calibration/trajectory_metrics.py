@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from calibration.trajectory import Trajectory
+from simulator.statistics import repeated_quantile
 
 SPANS = {  # latencies of a request: (edge at which one starts, edge at which it ends)
     "ttft_s": ("submitted", "first_token"),
@@ -68,15 +69,6 @@ def _token_gaps(trajectory: Trajectory, seconds: np.ndarray, edges: np.ndarray) 
         return {}
     found = {f"itl_s_{which}": repeated_quantile(gaps, counts, q) for which, q in QUANTILES.items()}
     return {"itl_s_mean": float(gaps @ counts / total)} | found
-
-
-def repeated_quantile(values: np.ndarray, counts: np.ndarray, q: float) -> float:
-    """`np.quantile(np.repeat(values, counts), q)` without the repetition."""
-    order = np.argsort(values, kind="stable")
-    ends = np.cumsum(counts[order])
-    position = q * (ends[-1] - 1)
-    low, high = (values[order][np.searchsorted(ends, x, side="right")] for x in (np.floor(position), np.ceil(position)))
-    return float(low + (high - low) * (position - np.floor(position)))
 
 
 def _rates(trajectory: Trajectory, spent: np.ndarray) -> dict[str, float]:

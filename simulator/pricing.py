@@ -6,10 +6,18 @@ import math
 from typing import Any
 
 from simulator.device import Device
+from simulator.errors import UserError
 
 WRITE_OFF_YEARS = 3.0
 WRITE_OFF_HOURS = WRITE_OFF_YEARS * 365.25 * 24.0
 DEFAULT_USD_PER_KWH = 0.15
+
+
+def check_prices(**usd: float | None) -> None:
+    """UserError for a price that is not a finite number >= 0; None is no price."""
+    for name, value in usd.items():
+        if value is not None and not (math.isfinite(value) and value >= 0.0):
+            raise UserError(f"{name} must be a finite number >= 0, got {value}")
 
 
 def price_of(

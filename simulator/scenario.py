@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,7 +15,7 @@ from simulator.memory import MemoryPlan
 from simulator.model import Model
 from simulator.parallel import Parallelism
 from simulator.precision import Precision
-from simulator.pricing import price_of
+from simulator.pricing import check_prices, price_of
 from simulator.profile import Calibration, Operation, architecture_features
 from simulator.result import Flight, SimulationResult
 from simulator.step import StepModel
@@ -45,10 +44,7 @@ class Scenario(InstanceChoice):
             )
         if self.seed < 0:
             raise UserError(f"seed must be a whole number >= 0, got {self.seed}")
-        for name in ("usd_per_hour", "usd_per_kwh"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0.0):
-                raise UserError(f"{name} must be a finite number >= 0, got {value}")
+        check_prices(usd_per_hour=self.usd_per_hour, usd_per_kwh=self.usd_per_kwh)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from served_cases import LIMITS, poisson, result_of, serve
 
 from simulator.cli.main import simulate
 from simulator.cli.traffic_loads import asked_rate, build_traffic, goodput
@@ -20,7 +21,6 @@ from simulator.report.traffic_figure import SIZE_INCH, save_traffic_figure
 from simulator.report.traffic_table import build_traffic_report
 from simulator.traffic import scenario as engine
 from simulator.traffic.metrics import Goodput
-from tests.served_cases import LIMITS, poisson, result_of, serve
 
 ASK = ("--gpu", "h100", "--model", "llama-3.1-8b", "--rate", "4", "--requests", "60", "--input", "64", "--output", "8")
 
@@ -119,6 +119,11 @@ def test_warnings_come_first():
     order = ["the server is overloaded", "1 of 200 requests were refused", "batch of 512 sequences", "Latency of"]
     places = [text.index(part) for part in order]
     assert places == sorted(places)
+
+
+def test_a_run_in_which_all_are_refused_says_so_and_shows_no_numbers():
+    text = render_plain(build_traffic_report(result_of(serve([0.0], [99], [9], max_model_len=50).served)))
+    assert text.splitlines()[0].endswith("every request was refused.") and "nan" not in text
 
 
 @pytest.mark.parametrize("columns", [60, 200])

@@ -1,57 +1,24 @@
-"""Traffic: event by event against token by token, conservation, and what queueing theory says."""
+"""Traffic: event by event against token by token, and what neither may lose."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from traffic_physics import MANY, RULES, Bent, deployment, token_by_token
 
 from simulator.engine import EngineSettings
-from simulator.engine.cluster import Deployment, serve
+from simulator.engine.cluster import Deployment, _Run, serve
 from simulator.engine.routing import ROUTINGS
-from simulator.engine.token_by_token import TokenByToken
-from simulator.keys import KeyRule
-from simulator.step import StepCost
-from simulator.step_table import StepTable
-from simulator.steps import Steps
 from simulator.workload.traffic import Traffic
-
-MANY = 10**6
-RULES = {"full": (KeyRule(),), "window": (KeyRule(), KeyRule(24)), "chunks": (KeyRule(16, chunked=True), KeyRule())}
-
-
-class Bent:
-    """A smooth physics: the slower of computing and reading, a surcharge for prefill, quadratic attention."""
-
-    idle_power_w = 11.0
-
-    def __init__(self, rules=RULES["full"]):
-        self.rules = rules
-
-    def price(self, steps: Steps):
-        reading = 6e-3 + 2e-5 * (steps.decode_keys.sum(axis=1) + steps.prefill_keys.sum(axis=1))
-        computing = 1.5e-3 + 3e-4 * steps.new_tok + 2e-7 * steps.prefill_pairs.sum(axis=1)
-        seconds = np.hypot(reading, computing) + 3e-5 * steps.sampled + 2e-3 * (steps.prefill_tok > 0)
-        return StepCost(seconds, 250.0 * seconds + 0.02 * steps.new_tok, {})
-
-    def step_of_sums(self, sums: Steps):
-        columns = (np.array([getattr(sums, name)]) for name in Steps.__dataclass_fields__)
-        cost = self.price(Steps(*columns))
-        return StepCost(float(cost.seconds[0]), float(cost.joules[0]), {})
-
-
-def deployment(engine: EngineSettings, kv_blocks: int = MANY, rules=RULES["full"], **more) -> Deployment:
-    return Deployment(StepTable(Bent(rules), 10_000), engine, kv_blocks, **more)
-
-
-def token_by_token(chosen: Deployment) -> TokenByToken:
-    return TokenByToken(chosen.settings, chosen.kv_blocks, chosen.costs.rules, chosen.async_scheduling)
 
 
 def both(traffic: Traffic, chosen: Deployment):
-    from dataclasses import replace
-
+    """The same run, event by event and token by token."""
     return serve(traffic, chosen), serve(traffic, replace(chosen, batcher=token_by_token))
 
 
@@ -86,7 +53,7 @@ def runs(draw):
     least = int((-(-(prompt + output) // size)).max())
     kv_blocks = draw(st.one_of(st.integers(least, 3 * least), st.just(MANY)))
     chosen = deployment(
-        engine, kv_blocks, RULES[draw(st.sampled_from(sorted(RULES)))], async_scheduling=draw(st.booleans()),
+        engine, kv_blocks, Bent(RULES[draw(st.sampled_from(sorted(RULES)))]), async_scheduling=draw(st.booleans()),
         replicas=draw(st.integers(1, 3)), routing=draw(st.sampled_from(sorted(ROUTINGS))),
         request_s=draw(st.sampled_from([0.0, 0.0123])), prefill_replicas=draw(st.sampled_from([0, 0, 1])),
         transfer_start_s=0.00211, transfer_tok_s=1.7e-5,
@@ -112,3 +79,54 @@ def test_event_by_event_and_token_by_token_agree(drawn):
     assert fast.energy_j() == pytest.approx(slow.energy_j(), rel=1e-9)
     assert (fast.steps.steps.sum(), fast.steps.gaps.sum()) == (slow.steps.steps.sum(), slow.steps.gaps.sum())
     assert np.sort(fast.torn_gap_s) == pytest.approx(np.sort(slow.torn_gap_s), rel=1e-9)
+
+
+# -- nothing is lost -------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None)
+@given(runs(), st.booleans())
+def test_requests_tokens_and_blocks_are_conserved(drawn, slow):
+    traffic, chosen = drawn
+    chosen = replace(chosen, batcher=token_by_token) if slow else chosen
+    run = _Run(traffic, chosen, None)
+    served = run.run()
+    requests, steps = served.requests, served.steps
+    answered = ~requests.refused
+    assert np.isfinite(requests.finished_s[answered]).all() and np.isnan(requests.finished_s[~answered]).all()
+    order = (requests.arrival_s, requests.engine_s, requests.scheduled_s, requests.first_token_s, requests.finished_s)
+    for earlier, later in pairwise(order):
+        assert (earlier[answered] <= later[answered] + 1e-12).all()
+    # Tokens: what the steps wrote is what was asked for; what they computed is what had to be.
+    prefilled_elsewhere = len(requests) if chosen.prefill_replicas else 0
+    written = (steps.sampled * steps.steps).sum()
+    assert written == requests.output_tok.sum() + prefilled_elsewhere
+    computed = (steps.prefill_tok + steps.decode_sequences * steps.steps).sum()
+    had_to = (requests.prompt_tok + requests.output_tok - 1 - requests.cached_tok + requests.recomputed_tok).sum()
+    assert computed == had_to + prefilled_elsewhere
+    # Blocks: never more than there are, and at the end nobody holds one.
+    assert steps.kv_blocks.max() <= chosen.kv_blocks
+    for replica in run._replicas:
+        assert_no_block_is_held(replica.batcher, chosen)
+
+
+def assert_no_block_is_held(batcher, chosen: Deployment):
+    assert batcher.plan() == 0 and batcher.idle  # a last plan sees the last finishes
+    if hasattr(batcher, "_cache"):
+        cache = batcher._cache
+        assert (cache.held, cache.free + cache.idle_blocks) == (0, chosen.kv_blocks)
+        tree = cache.tree
+    else:
+        assert batcher._held() == 0
+        tree = batcher.tree
+    assert (tree.held_blocks, tree.idle_blocks) == (0, sum(node.blocks for node in tree._idle))
+    assert tree.idle_blocks <= chosen.kv_blocks
+
+
+@settings(max_examples=60, deadline=None)
+@given(runs())
+def test_the_same_run_twice_is_the_same(drawn):
+    first, second = serve(*drawn), serve(*drawn)
+    for records, again in ((first.requests, second.requests), (first.steps, second.steps)):
+        for name in records.__dataclass_fields__:
+            np.testing.assert_array_equal(getattr(records, name), getattr(again, name))

@@ -136,6 +136,11 @@ class Batcher:
         """Whether somebody who came now might join the planned batch before it changes by itself."""
         return len(self.running) < self._seats and (self._by_priority or not self.queue)
 
+    @property
+    def blocks_of_running(self) -> int:
+        """Distinct KV blocks that running sequences hold in the planned step, without those of unseen finishes."""
+        return self.planned_blocks - self._limbo_blocks
+
     def cached_blocks(self, request: Request) -> int:
         """Blocks at the beginning of a request's prompt that the prefix cache holds now."""
         return self.tree.match(request.parts, request.shared)[1] if request.shared else 0

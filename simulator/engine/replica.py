@@ -83,7 +83,7 @@ class Replica:
             until_s = next_arrival_s if steps > 1 and batcher.could_admit else math.inf
             self._run(steps, sequences, self._keys(), until_s)
         self._row = (
-            sequences, len(chunks), new, sequences + completes, decoding, self.waiting, batcher.planned_blocks,
+            sequences, len(chunks), new, sequences + completes, decoding, self.waiting, batcher.blocks_of_running,
         )  # fmt: skip
         return batcher.admitted
 

@@ -85,9 +85,9 @@ class TokenByToken:
         return len(self._scheduler.running) < self._seats and (self._by_priority or not self._scheduler.waiting)
 
     @property
-    def planned_blocks(self) -> int:
-        """Distinct KV blocks held in the planned step."""
-        return self._cache.held
+    def blocks_of_running(self) -> int:
+        """Distinct KV blocks that running sequences hold in the planned step, without those of unseen finishes."""
+        return self._cache.held - sum(sequence.holding.private for _, sequence in self._scheduler.unseen)
 
     def cached_blocks(self, request: Request) -> int:
         """Blocks at the beginning of a request's prompt that the prefix cache holds now."""

@@ -8,11 +8,11 @@ import numpy as np
 
 from simulator.report import units
 from simulator.report.table import Report, Section, calibration_rows, power_remark, warning_lead
-from simulator.traffic.metrics import Goodput, running
+from simulator.traffic.metrics import Goodput, kv_blocks_held, running
 from simulator.traffic.result import TrafficResult
 from simulator.traffic.served import StepRecords
 
-REPLICA_COLUMNS = ("replica", "role", "requests", "output tok", "busy", "batch", "queue", "KV peak", "energy")
+REPLICA_COLUMNS = ("replica", "role", "requests", "output tok", "prefill tok", "busy", "batch", "KV peak", "energy")
 MOST_REPLICAS = 32
 Rows = tuple[tuple[str, str, str], ...]
 
@@ -55,6 +55,8 @@ def where(result: TrafficResult) -> str:
 
 
 def _headline(result: TrafficResult, figures: dict[str, float]) -> str:
+    if not figures["completed"]:
+        return f"{result.traffic}; {where(result)}: every request was refused."
     return (
         f"{result.traffic}; {where(result)}: TTFT p50 {units.seconds(figures['ttft_s_p50'])} and p99 "
         f"{units.seconds(figures['ttft_s_p99'])}, TPOT p50 {units.milliseconds(figures['tpot_s_p50'])}, "
@@ -143,7 +145,7 @@ def _server_rows(result: TrafficResult, figures: dict[str, float]) -> Rows:
             units.significant(figures["batch_mean"]),
             f"mean; at most {figures['batch_max']}{one}{seats}",
         ),
-        ("Waiting requests", units.significant(figures["queue_mean"]), f"mean; at most {figures['queue_max']:,}{one}"),
+        ("Waiting requests", units.significant(figures["queue_mean"]), f"mean; at most {figures['queue_max']:,}"),
         (
             "KV cache in use",
             _share(figures["kv_share_mean"]),
@@ -204,7 +206,8 @@ def _replicas_note(result: TrafficResult) -> str:
 
 def _replica_row(result: TrafficResult, replica: int) -> tuple[str, ...]:
     served = result.served
-    steps = _rows(served.steps, slice(*np.searchsorted(served.steps.replica, (replica, replica + 1))))
+    rows = slice(*np.searchsorted(served.steps.replica, (replica, replica + 1)))
+    steps = _rows(served.steps, rows)
     own = served.requests.replica == replica
     busy, end = float(steps.duration_s.sum()), served.end_s or math.nan
     joules = float(steps.joules.sum()) + served.idle_power_w * max(0.0, served.end_s - busy)
@@ -212,11 +215,11 @@ def _replica_row(result: TrafficResult, replica: int) -> tuple[str, ...]:
         str(replica),
         served.roles[replica] if served.roles else "serve",
         f"{int(own.sum()):,}",
-        f"{int((steps.sampled * steps.steps).sum()):,}",
+        f"{int(served.requests.output_tok[own].sum()):,}",
+        f"{int((steps.prefill_tok * steps.steps).sum()):,}",
         _share(busy / end),
         units.significant(float(running(steps) @ steps.duration_s) / end),
-        units.significant(float(steps.waiting @ steps.duration_s) / end),
-        _share(float(steps.kv_blocks.max(initial=0)) / max(served.kv_blocks, 1)),
+        _share(float(kv_blocks_held(served)[1][rows].max(initial=0.0)) / max(served.kv_blocks, 1)),
         units.joules(joules),
     )
 

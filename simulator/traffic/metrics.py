@@ -26,6 +26,7 @@ LATENCIES = ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s")
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 STEADY_SHARES = (0.1, 0.9)  # the steady window: while this share of the requests had finished
 STEADY_REQUESTS = 20  # fewer than this have no steady window
+STEADY_LEAST = 0.5  # of the run: a shorter window says that most requests ended together, and nothing was steady
 OVERLOAD_SHARE = 0.05  # of all requests still waiting when the last one arrives
 OVERLOAD_REQUESTS = 8
 
@@ -136,33 +137,38 @@ def _rates(served: Served) -> dict[str, float]:
     }
 
 
-def steady_window(requests: RequestRecords) -> tuple[float, float] | None:
-    """[s] from when a tenth of the requests had finished until nine tenths had; None: too few, or all at once.
+def steady_window(served: Served) -> tuple[float, float] | None:
+    """[s] from when a tenth of the requests had finished until nine tenths had; None: nothing was steady.
 
-    What is left out is the filling of an empty server and the emptying of a full one.
+    What is left out is the filling of an empty server and the emptying of a full one. A run of fewer than 20 requests,
+    or in which that time is less than half of the run, as when all come at once, has no steady window.
     """
-    finished = np.sort(requests.finished_s[~requests.refused])
+    finished = np.sort(served.requests.finished_s[~served.requests.refused])
     if len(finished) < STEADY_REQUESTS:
         return None
     first, last = (float(finished[int(share * len(finished)) - 1]) for share in STEADY_SHARES)
-    return (first, last) if last > first else None
+    return (first, last) if last - first >= STEADY_LEAST * served.end_s else None
 
 
 def steady_rates(served: Served) -> dict[str, float]:
-    """Rates in the steady window, NaN without one; prompts are counted at the rate of outputs."""
-    window = steady_window(served.requests)
+    """Rates in the steady window, NaN without one; prompts are counted at the rate of outputs.
+
+    A request counts with the share of its tokens that it writes within, spread evenly from its first to its last one.
+    """
+    window = steady_window(served)
     names = ("steady_requests_per_s", "steady_output_tok_per_s", "steady_total_tok_per_s")
     if window is None:
         return {"steady_window_s": math.nan, **dict.fromkeys(names, math.nan)}
     start, end = window
-    requests, steps = served.requests, served.steps
+    requests = served.requests
     done = ~requests.refused
-    finished = int(((requests.finished_s > start) & (requests.finished_s <= end)).sum())
-    inside = np.clip(np.minimum(steps.start_s + steps.duration_s, end) - np.maximum(steps.start_s, start), 0.0, None)
-    shares = np.divide(inside, steps.duration_s, out=np.zeros(len(steps)), where=steps.duration_s > 0.0)
-    written = float((steps.sampled * steps.steps) @ shares)
+    first, last, tokens = requests.first_token_s[done], requests.finished_s[done], requests.output_tok[done]
+    finished = int(((last > start) & (last <= end)).sum())
+    inside = np.clip(np.minimum(last, end) - np.maximum(first, start), 0.0, None)
+    shares = np.divide(inside, last - first, out=np.zeros(len(inside)), where=last > first)
+    written = float((tokens - 1) @ shares) + int(((first > start) & (first <= end)).sum())
     per_s = written / (end - start)
-    read_per_written = _ratio(float(requests.prompt_tok[done].sum()), float(requests.output_tok[done].sum()))
+    read_per_written = _ratio(float(requests.prompt_tok[done].sum()), float(tokens.sum()))
     values = (finished / (end - start), per_s, per_s * (1.0 + read_per_written))
     return {"steady_window_s": end - start, **dict(zip(names, values))}
 
@@ -172,18 +178,36 @@ def running(steps: StepRecords) -> np.ndarray:
     return steps.decode_sequences + steps.prefill_sequences
 
 
+def kv_blocks_held(served: Served) -> tuple[np.ndarray, np.ndarray]:
+    """(S,), (S,): distinct KV blocks held in the middle and at the end of each stretch.
+
+    From those held in its first step on, every decoding sequence takes a block more per block_size steps.
+    """
+    steps = served.steps
+    grown = steps.decode_sequences * (steps.steps - 1) / served.block_size
+    full = float(max(served.kv_blocks, 1))
+    return tuple(np.minimum(steps.kv_blocks + share * grown, full) for share in (0.5, 1.0))
+
+
 def _occupancy(served: Served) -> dict[str, float]:
-    """Time-means over the whole run, idle time counted as empty; KV blocks as they stand when a stretch begins."""
-    steps, time_s = served.steps, served.end_s
+    """Time-means over the whole run, idle time counted as empty.
+
+    The queue holds requests until their first step, a step under way included (its mean is exact, by Little's law); a
+    request that a preemption sends back to it is not counted again.
+    """
+    steps, time_s, requests = served.steps, served.end_s, served.requests
+    done = ~requests.refused
+    waited_s = float((requests.scheduled_s - requests.engine_s)[done].sum())
     busy_s = float(steps.duration_s.sum())
     blocks = max(served.kv_blocks, 1)
+    middle, last = kv_blocks_held(served)
     return {
         "batch_mean": _ratio(float(running(steps) @ steps.duration_s), time_s),
         "batch_max": int(running(steps).max(initial=0)),  # of one replica
-        "queue_mean": _ratio(float(steps.waiting @ steps.duration_s), time_s),
-        "queue_max": int(steps.waiting.max(initial=0)),  # of one replica
-        "kv_share_mean": _ratio(float(steps.kv_blocks @ steps.duration_s), time_s * blocks * served.replicas),
-        "kv_share_max": float(steps.kv_blocks.max(initial=0)) / blocks,  # of the fullest replica
+        "queue_mean": _ratio(waited_s, time_s),
+        "queue_max": int(waiting_at(requests, requests.engine_s[done]).max(initial=0)),
+        "kv_share_mean": _ratio(float(middle @ steps.duration_s), time_s * blocks * served.replicas),
+        "kv_share_max": float(last.max(initial=0.0)) / blocks,  # of the fullest replica
         "steps": int(steps.steps.sum()),
         "busy_share": _ratio(busy_s, time_s * served.replicas),
         "prefill_share_of_busy": _ratio(float(steps.duration_s[steps.prefill_tok > 0].sum()), busy_s),

@@ -15,7 +15,7 @@ from simulator.engine.token_by_token import TokenByToken
 from simulator.errors import UserError
 from simulator.instance import Instance, InstanceChoice, build_instance
 from simulator.memory import MemoryPlan
-from simulator.pricing import price_of
+from simulator.pricing import check_prices, price_of
 from simulator.profile import Operation, architecture_features
 from simulator.scenario import calibration_facts, installed_version
 from simulator.step_table import StepTable
@@ -55,6 +55,7 @@ class TrafficScenario(InstanceChoice):
         for name, least in (("data_parallel_size", 1), ("prefill_replicas", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} must be a whole number >= {least}, got {getattr(self, name)}")
+        check_prices(usd_per_hour=self.usd_per_hour, usd_per_kwh=self.usd_per_kwh)
         if self.kv_transfer_gb_per_s is not None and not 0.0 < self.kv_transfer_gb_per_s < float("inf"):
             raise UserError(f"kv_transfer_gb_per_s must be a finite number above 0, got {self.kv_transfer_gb_per_s}")
         if self.speculative is not None and self.prefill_replicas:
