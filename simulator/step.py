@@ -205,7 +205,7 @@ class StepModel:
                 total.add(self._prefill(work, some, pairs, keys, _ARRAYS), work.count, where)
         for work in self.plan.states:
             total.add(self._state(work, steps, _ARRAYS), work.count)
-        return self._assemble(linear.T, total, steps, whole, np)
+        return StepCosts(*self._assemble(linear.T, total, steps, whole, np))
 
     def step(self, batch: Batch) -> StepCost:
         """Cost of one step: what `price` says of one row, in floats."""
@@ -224,8 +224,7 @@ class StepModel:
             self._add_prefill(total, step)
         for work in self.plan.states:
             total.add(self._state(work, step, _FLOATS), work.count)
-        costs = self._assemble(linear, total, step, whole, Floats)
-        return StepCost(costs.seconds, costs.joules, costs.shares)
+        return StepCost(*self._assemble(linear, total, step, whole, Floats))
 
     def _add_prefill(self, total: _Sum, step: Steps) -> None:
         for work in self.plan.attention:
@@ -275,8 +274,7 @@ class StepModel:
             rows = self._tokens.by_tokens.row(new_tok), self._tokens.by_sampled.row(logits)
             linear = self._linear[new_tok, logits] = [a + b for a, b in zip(*rows)]
         sums = _TokenSums(new_tok, prefill_tok, sequences + completes)
-        costs = self._assemble(linear, _Attention(*attention), sums, sums, Floats)
-        return costs.seconds, costs.joules
+        return self._assemble(linear, _Attention(*attention), sums, sums, Floats)[:2]
 
     def _new_tok(self, steps: Steps):
         """Tokens that pass through the linear layers."""
@@ -347,8 +345,8 @@ class StepModel:
 
     # -- assembly ---------------------------------------------------------------------------------------------
 
-    def _assemble(self, linear, attention: _Sum, steps: Steps, whole: Steps, xp) -> StepCosts:
-        """Add overheads and energy; split every second by cause. `linear` is indexed by cost column.
+    def _assemble(self, linear, attention: _Sum, steps: Steps, whole: Steps, xp) -> tuple:
+        """(seconds, joules, seconds by cause): overheads and energy added. `linear` is indexed by cost column.
 
         `steps` is what one pipeline stage sees at a time, `whole` all micro-batches.
         """
@@ -380,7 +378,7 @@ class StepModel:
             "sampler": sampler_s,
             "power cap": held_s,
         }
-        return StepCosts(seconds + held_s, joules, shares)
+        return seconds + held_s, joules, shares
 
     def _power(self, linear, attention: _Sum, seconds, busy, xp) -> tuple:
         """(seconds that a power cap adds, joules of all devices).

@@ -118,6 +118,8 @@ class Batcher:
         self.done: list[Request] = []  # sampled their last
         self.resumed: list[Request] = []  # sampled their first token since a preemption
         self.preempted: list[Request] = []  # by the last plan
+        self._of_plan = (self.chunks, self.joins, self.admitted, self.preempted)
+        self._of_stretch = (self.first, self.done, self.resumed)
 
     # -- what a driver sees ----------------------------------------------------------------------------------
 
@@ -164,10 +166,9 @@ class Batcher:
 
         0: nothing could be scheduled; if the engine is not idle (an unseen finish holds what is needed), plan again.
         """
-        self.chunks.clear()
-        self.joins.clear()
-        self.admitted.clear()
-        self.preempted.clear()
+        for fresh in self._of_plan:
+            if fresh:
+                fresh.clear()
         if self._limbo:
             self._see_finishes()
         budget = self._budget - self.decoding
@@ -203,9 +204,9 @@ class Batcher:
 
     def advance(self, steps: int) -> None:
         """Run the planned batch `steps` times and book what it did."""
-        self.first.clear()
-        self.done.clear()
-        self.resumed.clear()
+        for fresh in self._of_stretch:
+            if fresh:
+                fresh.clear()
         self.step = step = self.step + steps
         finishes = self._finishes
         while finishes and finishes[0][0] <= step:
@@ -282,8 +283,9 @@ class Batcher:
 
     def _free(self, request: Request, own_blocks: int) -> None:
         """The blocks of a finished request are nobody's any more."""
-        held = self.tree.held_blocks + self._blocks.at(self.step - 1) + self._prefill_blocks + self._limbo_blocks
-        self._let_go(request, held, finished=True)
+        if self._caching:
+            held = self.tree.held_blocks + self._blocks.at(self.step - 1) + self._prefill_blocks + self._limbo_blocks
+            self._let_go(request, held, finished=True)
         self._limbo_blocks -= own_blocks
 
     # -- admission and chunks --------------------------------------------------------------------------------
@@ -404,9 +406,8 @@ class Batcher:
         """
         if not self._caching:
             return
-        tree = self.tree
         self._evict_beside(held_blocks)
-        whole, node = request.computed // self._size, request.node
+        tree, whole, node = self.tree, request.computed // self._size, request.node
         if request.shared > request.hit:
             node, _, _ = tree.enter(node, request.parts, min(whole, request.shared), merge=True)
         left = whole - node.end
@@ -417,13 +418,14 @@ class Batcher:
                 request.leaf = tree.leave(node, left)
         if node is not tree.root:
             tree.release(node)
-        request.node, request.hit = tree.root, 0
+            request.node, request.hit = tree.root, 0
 
     def _evict_beside(self, held_blocks: int) -> None:
         """Idle blocks that do not fit beside `held_blocks` are gone; nobody looked at them since."""
-        surplus = self.tree.idle_blocks - max(0, self._kv_blocks - held_blocks)
+        tree = self.tree
+        surplus = tree.idle_blocks + held_blocks - self._kv_blocks
         if surplus > 0:
-            self.tree.evict(surplus)
+            tree.evict(min(surplus, tree.idle_blocks))
 
     def _kept_blocks(self, request: Request, hit: tuple[Node, int]) -> int:
         """Blocks of a preempted request behind `hit` that are still cached."""

@@ -122,7 +122,7 @@ class _Run:
         coming, n_open, pending = 0, len(order), self._pending
         ends = [math.inf] * len(replicas)
         to_plan: dict[int, None] = {}
-        now, alone = 0.0, len(replicas) == 1 and not self._traffic.clients
+        now, alone, scheduled = 0.0, len(replicas) == 1 and not self._traffic.clients, self._scheduled
         while True:
             end = min(ends)
             arrival = times[coming] if coming < n_open else math.inf
@@ -132,7 +132,9 @@ class _Run:
             if to_plan and event > now:
                 known = arrival if alone else math.inf
                 for i in to_plan:
-                    self._begin(replicas[i], now, known)
+                    for request in replicas[i].begin(now, known):
+                        if math.isnan(scheduled[request.number]):
+                            scheduled[request.number] = now
                     ends[i] = replicas[i].end_s
                 to_plan.clear()
                 continue
@@ -201,11 +203,6 @@ class _Run:
         if self._traffic.priority is not None:
             request.priority = int(self._traffic.priority[number])
         return request
-
-    def _begin(self, replica: Replica, now: float, next_arrival_s: float) -> None:
-        for request in replica.begin(now, next_arrival_s):
-            if math.isnan(self._scheduled[request.number]):
-                self._scheduled[request.number] = now
 
     def _complete(self, replica: Replica, now: float) -> None:
         batcher = replica.complete()
