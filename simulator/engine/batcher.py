@@ -30,46 +30,27 @@ NOT_DECODING = -1
 class Request:
     """One request inside an engine. Steps are those of its engine; `number` is its place in the traffic.
 
-    `shared` whole blocks at the beginning of the prompt, spelled by `parts`, may be those of other prompts.
-    `loaded_tok` tokens of its KV come from another engine.
+    Attributes of the class are what most requests never change, so that a request costs little to make.
     """
 
-    __slots__ = (
-        "admission",
-        "cached_tok",
-        "computed",
-        "finish",
-        "hit",
-        "leaf",
-        "loaded_tok",
-        "node",
-        "number",
-        "output_tok",
-        "parts",
-        "preemptions",
-        "priority",
-        "prompt_tok",
-        "recomputed_tok",
-        "shared",
-        "start",
-        "total",
-        "written",
-    )
+    priority = 0  # lower is served first, where the policy asks for it
+    parts: Parts = ()  # the beginning of the prompt, as far as other prompts may begin alike
+    shared = 0  # whole blocks of it that may be those of other prompts
+    loaded_tok = 0  # tokens of the prompt whose KV comes from another engine
+    written = 0  # tokens sampled, as far as they are booked
+    computed = 0  # tokens with KV; while decoding, what that was at `start`
+    total = 0  # tokens to compute before the next one can be sampled
+    admission = 0  # number of the latest admission
+    start = 0  # the first step of decoding
+    finish = NOT_DECODING  # the step after its last
+    cached_tok = -1  # of the first admission
+    recomputed_tok = preemptions = 0
+    node: Node  # the end of its path in the prefix tree; set on arrival
+    hit = 0  # blocks of that path
+    leaf: Node | None = None  # its own blocks that outlived a preemption
 
     def __init__(self, number: int, prompt_tok: int, output_tok: int) -> None:
         self.number, self.prompt_tok, self.output_tok = number, prompt_tok, output_tok
-        self.priority = 0
-        self.parts: Parts = ()
-        self.shared = self.loaded_tok = 0
-        self.written = self.computed = 0  # while decoding, `computed` is what it was at `start`
-        self.total = 0  # tokens to compute before the next one can be sampled
-        self.admission = self.start = 0
-        self.finish = NOT_DECODING  # the step after its last
-        self.cached_tok = -1  # of the first admission
-        self.recomputed_tok = self.preemptions = 0
-        self.node: Node | None = None  # the end of its path in the prefix tree
-        self.hit = 0  # blocks of that path
-        self.leaf: Node | None = None  # its own blocks that outlived a preemption
 
 
 class Batcher:
@@ -97,6 +78,7 @@ class Batcher:
         self.running: dict[Request, None] = {}  # in order of admission
         self.tree = PrefixTree(settings.block_size)
         self._keys = [key_sum(rule) for rule in rules]
+        self._only = self._keys[0] if len(self._keys) == 1 else None
         self._finishes: list[tuple[int, int, Request]] = []  # (step after the last, admission, request)
         self.decoding = 0
         self._partial: Request | None = None  # the prompt of which a chunk is left
@@ -118,8 +100,7 @@ class Batcher:
         self.done: list[Request] = []  # sampled their last
         self.resumed: list[Request] = []  # sampled their first token since a preemption
         self.preempted: list[Request] = []  # by the last plan
-        self._of_plan = (self.chunks, self.joins, self.admitted, self.preempted)
-        self._of_stretch = (self.first, self.done, self.resumed)
+        self._planned = self._booked = False  # whether there is anything in those of the plan, of the stretch
 
     # -- what a driver sees ----------------------------------------------------------------------------------
 
@@ -147,13 +128,15 @@ class Batcher:
         """Blocks at the beginning of a request's prompt that the prefix cache holds now."""
         return self.tree.match(request.parts, request.shared)[1] if request.shared else 0
 
-    def keys(self) -> list[int]:
+    def keys(self) -> Sequence[int]:
         """Keys of the planned step in one layer, one entry per rule, summed over decoding sequences (without joins)."""
+        if self._only is not None:
+            return (self._only.at(self.step),)
         return [keys.at(self.step) for keys in self._keys]
 
-    def slopes(self) -> list[int]:
+    def slopes(self) -> Sequence[int]:
         """By how much `keys` grow from one step of the planned stretch to the next."""
-        return [keys.slope for keys in self._keys]
+        return (self._only.slope,) if self._only is not None else [keys.slope for keys in self._keys]
 
     def _held(self) -> int:
         """Distinct KV blocks held once decoding sequences have theirs for the next step."""
@@ -166,8 +149,9 @@ class Batcher:
 
         0: nothing could be scheduled; if the engine is not idle (an unseen finish holds what is needed), plan again.
         """
-        for fresh in self._of_plan:
-            if fresh:
+        if self._planned:
+            self._planned = False
+            for fresh in (self.chunks, self.joins, self.admitted, self.preempted):
                 fresh.clear()
         if self._limbo:
             self._see_finishes()
@@ -204,8 +188,9 @@ class Batcher:
 
     def advance(self, steps: int) -> None:
         """Run the planned batch `steps` times and book what it did."""
-        for fresh in self._of_stretch:
-            if fresh:
+        if self._booked:
+            self._booked = False
+            for fresh in (self.first, self.done, self.resumed):
                 fresh.clear()
         self.step = step = self.step + steps
         finishes = self._finishes
@@ -240,6 +225,7 @@ class Batcher:
 
     def _sample_first(self, request: Request) -> None:
         """The prompt (with what was written before a preemption) is computed: one token is sampled."""
+        self._booked = True
         (self.first if request.written == 0 else self.resumed).append(request)
         request.written += 1
         own = -(-request.total // self._size) - request.hit
@@ -265,6 +251,7 @@ class Batcher:
 
     def _finish(self, request: Request, own_blocks: int) -> None:
         """The last token is sampled; `request.computed` tokens have their KV in the cache."""
+        self._booked = True
         del self.running[request]
         self.done.append(request)
         self._limbo_blocks += own_blocks
@@ -341,6 +328,7 @@ class Batcher:
 
     def _take(self, request: Request, new: int) -> None:
         """Put a chunk of the prompt under way into the planned step; its blocks can be hit from now on."""
+        self._planned = True
         before = request.computed
         after = request.computed = before + new
         completes = after == request.total
@@ -396,6 +384,7 @@ class Batcher:
             request.written += steps
         self._let_go(request, held, finished=False)
         request.preemptions += 1
+        self._planned = True
         self.preempted.append(request)
         self.queue.put_back(request)
 

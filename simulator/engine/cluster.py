@@ -117,12 +117,21 @@ class _Run:
 
     def run(self) -> Served:
         """All events, in order of time."""
-        replicas = self._replicas
-        times, order = self._open_loop() if self._traffic.arrival_s is not None else self._closed_loop()
-        coming, n_open, pending = 0, len(order), self._pending
+        if self._traffic.arrival_s is None:
+            self._closed_loop()
+            return self._served(self._events(array("d"), array("q")))
+        times, order = self._open_loop()
+        if len(self._replicas) == 1:
+            return self._served(self._events_of_one(times, order))
+        return self._served(self._events(times, order))
+
+    def _events(self, times: array, order: array) -> float:
+        """Requests `order` arrive at `times`, others when something ends; returns when the last event happened."""
+        replicas, pending = self._replicas, self._pending
+        coming, n_open = 0, len(order)
         ends = [math.inf] * len(replicas)
         to_plan: dict[int, None] = {}
-        now, alone, scheduled = 0.0, len(replicas) == 1 and not self._traffic.clients, self._scheduled
+        now = 0.0
         while True:
             end = min(ends)
             arrival = times[coming] if coming < n_open else math.inf
@@ -130,16 +139,13 @@ class _Run:
                 arrival = pending[0][0]
             event = end if end <= arrival else arrival
             if to_plan and event > now:
-                known = arrival if alone else math.inf
                 for i in to_plan:
-                    for request in replicas[i].begin(now, known):
-                        if math.isnan(scheduled[request.number]):
-                            scheduled[request.number] = now
+                    self._begin(replicas[i], now)
                     ends[i] = replicas[i].end_s
                 to_plan.clear()
                 continue
             if event == math.inf:
-                break
+                return now
             now = event
             if end <= arrival:
                 i = ends.index(end)
@@ -147,18 +153,42 @@ class _Run:
                 ends[i] = math.inf
                 to_plan[i] = None
                 continue
-            if pending and pending[0][0] == arrival and not (coming < n_open and times[coming] <= arrival):
-                _, _, request, decodes = heapq.heappop(pending)
-                replica = self._route_decode(request) if decodes else self._route_new(request)
-            else:
+            if coming < n_open and times[coming] <= arrival:
                 request = self._request(order[coming])
                 coming += 1
                 replica = self._route_new(request)
+            else:
+                _, _, request, decodes = heapq.heappop(pending)
+                replica = self._route_decode(request) if decodes else self._route_new(request)
             replica.arrive(request, now)
             ends[replica.number] = replica.end_s
             if replica.end_s == math.inf:
                 to_plan[replica.number] = None
-        return self._served(now)
+
+    def _events_of_one(self, times: array, order: array) -> float:
+        """The same where nothing but time brings requests, to one replica: each stretch knows who comes next."""
+        replica, coming, n = self._replicas[0], 0, len(order)
+        now, arrivals = 0.0, replica.coming
+        while True:
+            next_s = times[coming] if coming < n else math.inf
+            self._begin(replica, now, next_s)
+            end = replica.end_s
+            if end == math.inf:
+                if next_s == math.inf:
+                    return now
+                end = next_s  # idle until somebody comes
+            while next_s <= end:
+                arrivals.append((next_s, self._request(order[coming])))
+                coming += 1
+                next_s = times[coming] if coming < n else math.inf
+            if replica.end_s != math.inf:
+                self._complete(replica, end)
+            now = end
+
+    def _begin(self, replica: Replica, now: float, next_arrival_s: float = math.inf) -> None:
+        for request in replica.begin(now, next_arrival_s):
+            if math.isnan(self._scheduled[request.number]):
+                self._scheduled[request.number] = now
 
     def _open_loop(self) -> tuple[array, array]:
         """(times, request numbers) in the order in which requests reach an engine."""
@@ -170,11 +200,10 @@ class _Run:
         self._ended = self._n - len(accepted)
         return array("d", engine[order].tobytes()), array("q", order.astype(np.int64).tobytes())
 
-    def _closed_loop(self) -> tuple[array, array]:
+    def _closed_loop(self) -> None:
         """Nobody comes by himself: every client sends its first request now."""
         for _ in range(min(self._traffic.clients, self._n)):
             self._send_next(0.0)
-        return array("d"), array("q")
 
     def _overhead(self, prompt_tok: Any) -> Any:
         return self._deployment.request_s + self._deployment.prompt_tok_s * prompt_tok
@@ -251,6 +280,7 @@ class _Run:
         rows = np.concatenate([np.frombuffer(r.rows, dtype=float) for r in self._replicas]).reshape(-1, len(ROW))
         as_int = ("replica", "steps", "decode_sequences", "prefill_sequences", "prefill_tok", "sampled", "gaps",
                   "waiting", "kv_blocks")  # fmt: skip
+        rows[:, ROW.index("gaps")] *= rows[:, ROW.index("steps")]
         columns = {name: rows[:, j].astype(np.int64) if name in as_int else rows[:, j] for j, name in enumerate(ROW)}
         return Served(
             requests=RequestRecords(*times, *counts, refused=self._refused),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from simulator.engine.batcher import Request
@@ -14,6 +15,7 @@ ROW = (
     "replica", "start_s", "duration_s", "joules", "steps", "decode_sequences", "prefill_sequences", "prefill_tok",
     "sampled", "gaps", "waiting", "kv_blocks",
 )  # fmt: skip
+SAMPLED = ROW.index("sampled") - ROW.index("decode_sequences")  # place among the columns that a plan knows
 
 
 class Replica:
@@ -58,38 +60,44 @@ class Replica:
 
         Whoever is known to come next is provided for at once, which is faster than to cut the stretch afterwards.
         """
-        batcher = self.batcher
-        steps = 0
+        batcher, steps = self.batcher, 0
         while steps == 0:
-            self._see_arrivals(now_s)
+            if self.coming:
+                self._see_arrivals(now_s)
             steps = batcher.plan()
-            for request in batcher.preempted:
-                if request.written:
-                    self._gap_from.setdefault(request.number, now_s)
+            if batcher.preempted:
+                for request in batcher.preempted:
+                    if request.written:
+                        self._gap_from.setdefault(request.number, now_s)
             if steps == 0 and batcher.idle and not self.coming:
                 return batcher.admitted
         self._under_way, self._settled = True, steps == 1
         self._start_s = self._last_step_s = now_s
-        chunks, decoding = batcher.chunks, batcher.decoding
-        sequences = decoding + len(batcher.joins)
+        chunks, sequences = batcher.chunks, batcher.decoding
+        keys = batcher.keys()
+        if batcher.joins:
+            sequences += len(batcher.joins)
+            keys = self._with_joins(keys)
+        new = completes = 0
         if chunks:
-            new, completes, seconds, joules = self._costs.mixed(sequences, self._keys(), chunks)
+            new, completes, seconds, joules = self._costs.mixed(sequences, keys, chunks)
             self._steps, self._seconds, self._joules, self.end_s = 1, seconds, joules, now_s + seconds
         else:
-            new = completes = 0
-            if steps > 1 and self.coming and batcher.could_admit:
-                # Came while the last step ran, so that only the plan after this step sees it.
-                steps, self._settled = 1, True
-            until_s = next_arrival_s if steps > 1 and batcher.could_admit else math.inf
-            self._run(steps, sequences, self._keys(), until_s)
+            until_s = math.inf
+            if steps > 1 and batcher.could_admit:
+                until_s = next_arrival_s
+                if self.coming:  # came while the last step ran, so that only the plan after this step sees it
+                    steps, self._settled = 1, True
+            self._run(steps, sequences, keys, until_s)
         self._row = (
-            sequences, len(chunks), new, sequences + completes, decoding, self.waiting, batcher.blocks_of_running,
+            sequences, len(chunks), new, sequences + completes, batcher.decoding, len(batcher.queue) + len(self.coming),
+            batcher.blocks_of_running,
         )  # fmt: skip
         return batcher.admitted
 
-    def _keys(self) -> list[int]:
-        """Keys that the planned step's decoding sequences attend to, by rule."""
-        keys = self.batcher.keys()
+    def _with_joins(self, keys: Sequence[int]) -> list[int]:
+        """Keys by rule, those of sequences that go on decoding after a preemption included."""
+        keys = list(keys)
         for cached in self.batcher.joins:
             keys = [k + rule.keys_at(cached) for k, rule in zip(keys, self._costs.rules)]
         return keys
@@ -102,23 +110,19 @@ class Replica:
             # The stretch ran out by itself; who came before its last step is seen now.
             self._last_step_s = end_s - self._last_step_of(steps)
         batcher.advance(steps)
-        sequences, prompts, prefill_tok, sampled, decoding, waiting, blocks = self._row
+        row = self._row
         if batcher.written_tok is not None:
-            sampled = batcher.written_tok
-        self.rows.extend(
-            (self.number, self._start_s, self._seconds, self._joules, steps, sequences, prompts, prefill_tok, sampled,
-             decoding * steps, waiting, blocks)
-        )  # fmt: skip
-        for request in batcher.resumed:
-            self.torn_gap_s.append(end_s - self._gap_from.pop(request.number))
+            row = (*row[:SAMPLED], batcher.written_tok, *row[SAMPLED + 1 :])
+        self.rows.extend((self.number, self._start_s, self._seconds, self._joules, steps, *row))
+        if batcher.resumed:
+            for request in batcher.resumed:
+                self.torn_gap_s.append(end_s - self._gap_from.pop(request.number))
         self.end_s, self._under_way = math.inf, False
         return batcher
 
     def _see_arrivals(self, now_s: float) -> None:
         """Hand over to the scheduler who came early enough for the plan that is made for now."""
         coming, batcher = self.coming, self.batcher
-        if not coming:
-            return
         limit_s = self._last_step_s if self._async and batcher.running else now_s
         while coming and coming[0][0] <= limit_s:
             batcher.push(coming.popleft()[1])
@@ -127,7 +131,7 @@ class Replica:
         """End the stretch as soon as somebody who comes at `at_s` can join."""
         self._run(self._steps, self.batcher.decoding, self.batcher.keys(), at_s)
 
-    def _run(self, steps: int, sequences: int, keys: list[int], until_s: float) -> None:
+    def _run(self, steps: int, sequences: int, keys: Sequence[int], until_s: float) -> None:
         """Let decode steps run from `_start_s` on: at most `steps`, and no more than it takes to see an arrival."""
         start_s, slopes = self._start_s, self.batcher.slopes()
         taken, seconds, joules = self._costs.stretch(sequences, keys, slopes, steps, until_s - start_s)

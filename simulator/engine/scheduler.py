@@ -174,9 +174,7 @@ class Scheduler:
             low, high = (middle, high) if fits(middle) else (low, middle)
         return low
 
-    def advance(
-        self, plan: Plan, steps: int, written: Callable[[Sequence], int] | None = None
-    ) -> list[Sequence]:
+    def advance(self, plan: Plan, steps: int, written: Callable[[Sequence], int] | None = None) -> list[Sequence]:
         """Book `steps` repetitions of the plan; returns the sequences that sampled their last token, now released.
 
         `written`: how many tokens a decoding sequence gets in this one step, where that is not one.
