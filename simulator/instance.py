@@ -59,11 +59,13 @@ class Instance:
     assumptions: tuple[str, ...]
 
 
-def build_instance(asked: InstanceChoice, *, as_server: bool = False, async_scheduling: bool | None = None) -> Instance:
+def build_instance(
+    asked: InstanceChoice, *, served: bool | None = None, async_scheduling: bool | None = None
+) -> Instance:
     """Look up and check everything that `asked` names. UserError on any bad input.
 
-    as_server: limits that nobody sets are those of vLLM's server on this GPU and in this version, not
-    `EngineSettings`' own. async_scheduling None: as the engine's version does.
+    served: whose limits hold where nobody sets them, see `default_limits`. async_scheduling None: as the engine's
+    version does.
     """
     device = load_device(asked.gpu, asked.power_mode)
     engine, version = engine_version(asked.engine)
@@ -82,9 +84,7 @@ def build_instance(asked: InstanceChoice, *, as_server: bool = False, async_sche
         raise UserError(f"{model.name} has no experts, so enable_expert_parallel cannot be set")
     parallel.check(model)
     precision, precision_notes = _precision(model, device, asked)
-    if as_server:
-        asked = replace(asked, engine_settings=_server_settings(asked, device, engine, version))
-    settings = engine_settings(model, asked)
+    settings = engine_settings(model, asked, default_limits(asked, device, served))
     memory = plan_memory(model, device, precision, settings, parallel)
     settings, length_notes = _fit_length(settings, memory, asked)
     step_model = StepModel(
@@ -110,14 +110,17 @@ def build_instance(asked: InstanceChoice, *, as_server: bool = False, async_sche
     return Instance(device, model, precision, parallel, calibration, settings, memory, step_model, assumptions)
 
 
-def _server_settings(asked: InstanceChoice, device: Device, engine: str | None, version: str | None) -> dict[str, Any]:
-    """The settings given, and vLLM's server defaults where none are."""
+def default_limits(asked: InstanceChoice, device: Device | None, served: bool | None) -> tuple[int, int]:
+    """(max_num_seqs, max_num_batched_tokens) where nobody sets them.
+
+    served None: those of `EngineSettings`; True, False: of vLLM's server, of its `LLM` class, on this GPU and in the
+    engine's version.
+    """
+    if served is None:
+        return EngineSettings.max_num_seqs, EngineSettings.max_num_batched_tokens
+    engine, version = engine_version(asked.engine)
     v1 = engine not in (None, "vllm") or version is None or version_number(version) >= (0, 8)
-    sequences, tokens = vllm_limits(device, server=True, v1=v1)
-    given = dict(asked.engine_settings)
-    tokens = given.setdefault("max_num_batched_tokens", max(tokens, given.get("max_num_seqs", 0)))
-    given.setdefault("max_num_seqs", min(sequences, tokens))
-    return given
+    return vllm_limits(device, server=served, v1=v1)
 
 
 def engine_version(text: str | None) -> tuple[str | None, str | None]:
@@ -188,22 +191,27 @@ def _kv_capacity_tok(
         return 0
 
 
-def engine_settings(model: Model, asked: InstanceChoice) -> EngineSettings:
-    """The engine's settings; max_model_len is the model's own length unless asked for less."""
+def engine_settings(model: Model, asked: InstanceChoice, limits: tuple[int, int] | None = None) -> EngineSettings:
+    """The engine's settings; max_model_len is the model's own length unless asked for less.
+
+    limits: (max_num_seqs, max_num_batched_tokens) where nobody sets them; None: those of `EngineSettings`.
+    """
     settings = dict(asked.engine_settings)
     longest = model.max_position_embeddings
-    asked = settings.get("max_model_len")
-    if asked is not None and asked > longest:
+    length = settings.get("max_model_len")
+    if length is not None and length > longest:
         raise UserError(
-            f"max_model_len {asked} is longer than {model.name} can read: its max_position_embeddings is {longest}"
+            f"max_model_len {length} is longer than {model.name} can read: its max_position_embeddings is {longest}"
         )
-    settings["max_model_len"] = longest if asked is None else asked
+    settings["max_model_len"] = longest if length is None else length
     if model.state_elements:  # vLLM does not share recurrent state between prompts by default
         settings.setdefault("enable_prefix_caching", False)
+    sequences, tokens = limits or default_limits(asked, None, None)
+    if settings.get("enable_chunked_prefill") is False:  # a step then takes any prompt whole
+        tokens = max(tokens, settings["max_model_len"])
     # vLLM wants a token per running sequence; a smaller step, asked for alone, means fewer sequences.
-    budget = settings.get("max_num_batched_tokens")
-    if budget is not None and "max_num_seqs" not in settings:
-        settings["max_num_seqs"] = min(EngineSettings.max_num_seqs, budget)
+    tokens = settings.setdefault("max_num_batched_tokens", max(tokens, settings.get("max_num_seqs", 0)))
+    settings.setdefault("max_num_seqs", min(sequences, tokens))
     return EngineSettings(**settings)
 
 

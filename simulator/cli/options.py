@@ -31,6 +31,7 @@ ENGINE_SETTINGS = (
     "gpu_memory_utilization",
     "block_size",
     "enable_prefix_caching",
+    "enable_chunked_prefill",
 )
 
 _FLIGHT, _ENGINE, _STATISTICS, OUTPUT, _STRATEGY = (
@@ -160,6 +161,12 @@ def engine_options(group: str, limits: str | None = None) -> list[Callable]:
             "--enable-prefix-caching/--no-enable-prefix-caching",
             default=None,
             help="Keep the KV of shared prefixes.  [default: enabled]",
+        ),
+        option(
+            group,
+            "--enable-chunked-prefill/--no-enable-chunked-prefill",
+            default=None,
+            help="Compute long prompts in pieces, beside decoding.  [default: enabled]",
         ),
         option(group, "--enforce-eager", is_flag=True, help="Run without CUDA graphs."),
         option(

@@ -115,6 +115,7 @@ def _scenario(values: dict[str, Any]) -> TrafficScenario:
         prefill_replicas=values["prefill_replicas"],
         kv_transfer_gb_per_s=values["kv_transfer_gb_per_s"],
         speculative=speculative,
+        offline=values["offline"],
     )
 
 

@@ -161,6 +161,12 @@ def _more_engine() -> list[Callable]:
             default=None,
             help="Schedule the next step while the GPU computes this one.  [default: as the engine's version does]",
         ),
+        option(
+            _ENGINE,
+            "--offline",
+            is_flag=True,
+            help="vLLM's LLM class instead of its server: larger default limits, no HTTP.",
+        ),
     ]
 
 

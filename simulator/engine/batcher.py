@@ -71,6 +71,7 @@ class Batcher:
     ) -> None:
         self._seats, self._budget = settings.max_num_seqs, settings.max_num_batched_tokens
         self._size, self._caching = settings.block_size, settings.enable_prefix_caching
+        self._chunked = settings.enable_chunked_prefill
         self._by_priority = settings.scheduling_policy == "priority"
         self._kv_blocks, self._async = kv_blocks, async_scheduling
         self.step = 0  # the next one
@@ -124,9 +125,14 @@ class Batcher:
         """Distinct KV blocks that running sequences hold in the planned step, without those of unseen finishes."""
         return self.planned_blocks - self._limbo_blocks
 
-    def cached_blocks(self, request: Request) -> int:
-        """Blocks at the beginning of a request's prompt that the prefix cache holds now."""
-        return self.tree.match(request.parts, request.shared)[1] if request.shared else 0
+    def cached_blocks(self, request: Request, step: int) -> int:
+        """Blocks at the beginning of a request's prompt that the prefix cache holds in `step`: of the planned stretch,
+        or the last one before the next plan.
+        """
+        if not request.shared:
+            return 0
+        self._evict_beside(self._held_in(step))
+        return self.tree.match(request.parts, request.shared)[1]
 
     def keys(self) -> Sequence[int]:
         """Keys of the planned step in one layer, one entry per rule, summed over decoding sequences (without joins)."""
@@ -138,9 +144,9 @@ class Batcher:
         """By how much `keys` grow from one step of the planned stretch to the next."""
         return (self._only.slope,) if self._only is not None else [keys.slope for keys in self._keys]
 
-    def _held(self) -> int:
-        """Distinct KV blocks held once decoding sequences have theirs for the next step."""
-        return self.tree.held_blocks + self._blocks.at(self.step) + self._prefill_blocks + self._limbo_blocks
+    def _held_in(self, step: int) -> int:
+        """Distinct KV blocks held once decoding sequences have theirs for `step`."""
+        return self.tree.held_blocks + self._blocks.at(step) + self._prefill_blocks + self._limbo_blocks
 
     # -- one stretch -----------------------------------------------------------------------------------------
 
@@ -156,7 +162,7 @@ class Batcher:
         if self._limbo:
             self._see_finishes()
         budget = self._budget - self.decoding
-        self.planned_blocks = self._held()
+        self.planned_blocks = self._held_in(self.step)
         short = self.planned_blocks > self._kv_blocks or self._partial is not None
         if short:
             short = self._make_room()
@@ -271,8 +277,7 @@ class Batcher:
     def _free(self, request: Request, own_blocks: int) -> None:
         """The blocks of a finished request are nobody's any more."""
         if self._caching:
-            held = self.tree.held_blocks + self._blocks.at(self.step - 1) + self._prefill_blocks + self._limbo_blocks
-            self._let_go(request, held, finished=True)
+            self._let_go(request, self._held_in(self.step - 1), finished=True)
         self._limbo_blocks -= own_blocks
 
     # -- admission and chunks --------------------------------------------------------------------------------
@@ -293,6 +298,8 @@ class Batcher:
             if request.loaded_tok and not request.written:
                 cached = max(cached, min(request.loaded_tok, total - 1))
             new = min(total - cached, budget)
+            if new < total - cached and not self._chunked:
+                return False
             own = -(-(cached + new) // size) - hit[1]
             needed = own + tree.idle_on_path(hit) if hit[1] else own
             if needed > room:
@@ -359,7 +366,7 @@ class Batcher:
             if self.planned_blocks + growth <= self._kv_blocks:
                 return len(self.preempted) > 0
             self._preempt()
-            self.planned_blocks = self._held()
+            self.planned_blocks = self._held_in(self.step)
 
     def _growth(self, partial: Request, new: int) -> int:
         """Blocks that `new` more tokens of the prompt under way need."""
@@ -421,7 +428,7 @@ class Batcher:
         leaf = request.leaf
         if leaf is None:
             return 0
-        surplus = self.tree.idle_blocks - max(0, self._kv_blocks - self._held())
+        surplus = self.tree.idle_blocks - max(0, self._kv_blocks - self._held_in(self.step))
         if surplus > 0:
             self.tree.evict(surplus)
         return leaf.blocks if leaf.parent is hit[0] and hit[1] == leaf.parent.end else 0

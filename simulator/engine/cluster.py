@@ -71,7 +71,7 @@ class _Run:
                           for i in range(len(self._roles))]  # fmt: skip
         route = ROUTINGS[deployment.routing]
         first = [r for r, role in zip(self._replicas, self._roles) if role != DECODE]
-        self._route_new = route(first) if len(first) > 1 else lambda _: first[0]
+        self._route_new = route(first) if len(first) > 1 else lambda _, __: first[0]
         second = [r for r, role in zip(self._replicas, self._roles) if role == DECODE]
         self._route_decode = route(second) if second else None
         self._free_link_s = [0.0] * len(self._replicas)
@@ -101,7 +101,8 @@ class _Run:
         settings, blocks = self._deployment.settings, self._deployment.kv_blocks
         room = blocks * settings.block_size
         total = self._traffic.prompt_tok + self._traffic.output_tok
-        return total > (room if settings.max_model_len is None else min(room, settings.max_model_len))
+        room = room if settings.max_model_len is None else min(room, settings.max_model_len)
+        return total > (room if settings.enable_chunked_prefill else min(room, settings.max_num_batched_tokens))
 
     def _shared_blocks(self) -> list[int] | None:
         """Whole blocks that a prompt may share; its last token is always computed, so that its block is its own."""
@@ -156,10 +157,10 @@ class _Run:
             if coming < n_open and times[coming] <= arrival:
                 request = self._request(order[coming])
                 coming += 1
-                replica = self._route_new(request)
+                replica = self._route_new(request, now)
             else:
                 _, _, request, decodes = heapq.heappop(pending)
-                replica = self._route_decode(request) if decodes else self._route_new(request)
+                replica = self._route_decode(request, now) if decodes else self._route_new(request, now)
             replica.arrive(request, now)
             ends[replica.number] = replica.end_s
             if replica.end_s == math.inf:

@@ -49,6 +49,16 @@ class Replica:
         """Requests that do not run yet."""
         return len(self.batcher.queue) + len(self.coming)
 
+    def cached_blocks(self, request: Request, at_s: float) -> int:
+        """Blocks of a request's prompt that the prefix cache holds at `at_s`."""
+        batcher, into = self.batcher, -1
+        if self._under_way:
+            into = 0
+            if self._steps > 1:  # which step is under way?
+                keys, slopes, elapsed_s = batcher.keys(), batcher.slopes(), at_s - self._start_s
+                into = self._costs.stretch(batcher.decoding, keys, slopes, self._steps, elapsed_s)[0] - 1
+        return batcher.cached_blocks(request, batcher.step + into)
+
     def arrive(self, request: Request, at_s: float) -> None:
         """A request reaches the engine."""
         self.coming.append((at_s, request))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from simulator.engine.batcher import Request
 from simulator.engine.replica import Replica
 
-Router = Callable[[Request], Replica]
+Router = Callable[[Request, float], Replica]  # (who, when)
 
 # A replica with a long cached prefix is passed over when it has this many more requests than the least loaded one.
 IMBALANCE = 32
@@ -17,7 +17,7 @@ def round_robin(replicas: Sequence[Replica]) -> Router:
     """One after the other."""
     turn = 0
 
-    def route(_: Request) -> Replica:
+    def route(_: Request, __: float) -> Replica:
         nonlocal turn
         found = replicas[turn]
         turn = (turn + 1) % len(replicas)
@@ -32,7 +32,7 @@ def least_loaded(replicas: Sequence[Replica]) -> Router:
     def load(replica: Replica) -> int:
         return 4 * replica.waiting + len(replica.batcher.running)
 
-    return lambda _: min(replicas, key=load)
+    return lambda _, __: min(replicas, key=load)
 
 
 def prefix_aware(replicas: Sequence[Replica]) -> Router:
@@ -41,10 +41,10 @@ def prefix_aware(replicas: Sequence[Replica]) -> Router:
     Without any hit, or with equal ones, the least loaded of them.
     """
 
-    def route(request: Request) -> Replica:
+    def route(request: Request, at_s: float) -> Replica:
         least = min(replica.outstanding for replica in replicas)
         open_ones = [replica for replica in replicas if replica.outstanding <= least + IMBALANCE]
-        return min(open_ones, key=lambda replica: (-replica.batcher.cached_blocks(request), replica.outstanding))
+        return min(open_ones, key=lambda replica: (-replica.cached_blocks(request, at_s), replica.outstanding))
 
     return route
 

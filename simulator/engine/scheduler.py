@@ -143,6 +143,8 @@ class Scheduler:
             if not sequence.written_tok:
                 cached_tok = max(cached_tok, min(sequence.loaded_tok, total - 1))
             new_tok = min(total - cached_tok, budget)
+            if new_tok < total - cached_tok and not self.settings.enable_chunked_prefill:
+                break
             holding = self.cache.admit(hit, cached_tok + new_tok)
             if holding is None:
                 break

@@ -16,7 +16,9 @@ class EngineSettings:
     max_num_seqs: most sequences in one step. max_num_batched_tokens: most tokens in one step, prefill and decode
     together. max_model_len: most tokens of one sequence, prompt and output (None: only the KV cache limits it).
     gpu_memory_utilization: fraction of device memory that the engine may fill. block_size: tokens per KV block.
-    scheduling_policy: "fcfs", first come first served, or "priority": lower numbers first, then in order of arrival.
+    enable_chunked_prefill: whether a prompt may be computed in pieces, beside decoding; if not, prompts wait until they
+    fit into a step. scheduling_policy: "fcfs", first come first served, or "priority": lower numbers first, then in
+    order of arrival.
     """
 
     max_num_seqs: int = 256
@@ -25,6 +27,7 @@ class EngineSettings:
     gpu_memory_utilization: float = 0.9
     block_size: int = 16
     enable_prefix_caching: bool = True
+    enable_chunked_prefill: bool = True
     scheduling_policy: str = "fcfs"
 
     def __post_init__(self) -> None:
@@ -46,4 +49,9 @@ class EngineSettings:
             raise UserError(
                 f"engine setting max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least max_num_seqs "
                 f"({self.max_num_seqs}), because every running sequence decodes one token per step"
+            )
+        if not self.enable_chunked_prefill and self.max_num_batched_tokens < (self.max_model_len or 0):
+            raise UserError(
+                f"without enable_chunked_prefill, max_num_batched_tokens ({self.max_num_batched_tokens}) must be at "
+                f"least max_model_len ({self.max_model_len}), because a prompt is computed in one step"
             )

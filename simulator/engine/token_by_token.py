@@ -89,7 +89,12 @@ class TokenByToken:
         """Distinct KV blocks that running sequences hold in the planned step, without those of unseen finishes."""
         return self._cache.held - sum(sequence.holding.private for _, sequence in self._scheduler.unseen)
 
-    def cached_blocks(self, request: Request) -> int:
+    @property
+    def step(self) -> int:
+        """There is only the present one."""
+        return 0
+
+    def cached_blocks(self, request: Request, step: int) -> int:
         """Blocks at the beginning of a request's prompt that the prefix cache holds now."""
         if not request.shared:
             return 0

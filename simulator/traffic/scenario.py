@@ -15,6 +15,7 @@ from simulator.engine.token_by_token import TokenByToken
 from simulator.errors import UserError
 from simulator.instance import Instance, InstanceChoice, build_instance
 from simulator.memory import MemoryPlan
+from simulator.overheads import EngineParameters
 from simulator.pricing import check_prices, price_of
 from simulator.profile import Operation, architecture_features
 from simulator.scenario import calibration_facts, installed_version
@@ -35,7 +36,8 @@ class TrafficScenario(InstanceChoice):
     """What a user asks. `engine_settings` may also hold async_scheduling (None: as the engine's version does).
 
     data_parallel_size: replicas. prefill_replicas > 0: so many replicas prefill, and those of data_parallel_size
-    decode. kv_transfer_gb_per_s: link for KV caches between them, per device of a replica; None: from the data sheet.
+    decode. offline: vLLM's `LLM` class, whose limits differ and which no client talks to, instead of its server.
+    kv_transfer_gb_per_s: link for KV caches between them, per device of a replica; None: from the data sheet.
     """
 
     traffic: Traffic
@@ -44,6 +46,7 @@ class TrafficScenario(InstanceChoice):
     prefill_replicas: int = 0
     kv_transfer_gb_per_s: float | None = None
     speculative: SpeculativeSettings | None = None
+    offline: bool = False
     step_by_step: bool = False
     seed: int = 0
     usd_per_hour: float | None = None
@@ -88,7 +91,7 @@ def prepare_traffic(scenario: TrafficScenario) -> TrafficSetup:
     settings = dict(scenario.engine_settings)
     asynchronous = settings.pop("async_scheduling", None)
     instance = build_instance(
-        replace(scenario, engine_settings=settings), as_server=True, async_scheduling=asynchronous
+        replace(scenario, engine_settings=settings), served=not scenario.offline, async_scheduling=asynchronous
     )
     speculative = scenario.speculative
     draft = draft_of(instance, scenario, speculative) if speculative else None
@@ -106,8 +109,8 @@ def prepare_traffic(scenario: TrafficScenario) -> TrafficSetup:
         replicas=scenario.data_parallel_size,
         routing=scenario.routing,
         async_scheduling=physics.async_scheduling,
-        request_s=engine.request_s,
-        prompt_tok_s=engine.prompt_tok_s,
+        request_s=0.0 if scenario.offline else engine.request_s,
+        prompt_tok_s=0.0 if scenario.offline else engine.prompt_tok_s,
         prefill_replicas=scenario.prefill_replicas,
         transfer_start_s=TRANSFER_START_S if scenario.prefill_replicas else 0.0,
         transfer_tok_s=transfer_tok_s,
@@ -116,13 +119,21 @@ def prepare_traffic(scenario: TrafficScenario) -> TrafficSetup:
     assumptions = (
         *instance.assumptions,
         *scenario.traffic.assumptions,
-        f"between client and engine: {1e3 * engine.request_s:.3g} ms per request and "
-        f"{1e6 * engine.prompt_tok_s:.3g} us per prompt token (HTTP, tokenising, detokenising), from the calibration",
+        _client_note(scenario, engine),
         *_replica_notes(scenario),
         *transfer_notes,
         *_speculative_notes(speculative),
     )
     return TrafficSetup(scenario, instance, deployment, assumptions)
+
+
+def _client_note(scenario: TrafficScenario, engine: EngineParameters) -> str:
+    if scenario.offline:
+        return "offline: nothing lies between the requests and the engine, and limits are those of vLLM's LLM class"
+    return (
+        f"between client and engine: {1e3 * engine.request_s:.3g} ms per request and "
+        f"{1e6 * engine.prompt_tok_s:.3g} us per prompt token (HTTP, tokenising, detokenising), from the calibration"
+    )
 
 
 def _token_by_token(scenario: TrafficScenario) -> Callable[[Deployment], TokenByToken]:
@@ -226,6 +237,7 @@ def _result(setup: TrafficSetup, served: Served) -> TrafficResult:
             **asdict(instance.settings),
             "enforce_eager": scenario.enforce_eager,
             "async_scheduling": instance.step_model.async_scheduling,
+            "offline": scenario.offline,
         },
         parallel=asdict(parallel),
         replicas=scenario.replicas,
