@@ -9,14 +9,14 @@ from typing import Any
 from simulator.device import Device, load_device
 from simulator.engine.defaults import vllm_limits
 from simulator.engine.settings import EngineSettings
-from simulator.errors import UserError
+from simulator.errors import UserError, unknown_name
 from simulator.memory import MemoryPlan, plan_memory, weights_byte
 from simulator.model import Model, default_ladder, load_model
 from simulator.parallel import SINGLE, Parallelism
 from simulator.precision import Precision, choose_precision
 from simulator.profile import Calibration, architecture_features
 from simulator.profile_choice import load_calibration
-from simulator.profile_parts import version_number
+from simulator.profile_parts import engine_families, version_number
 from simulator.step import StepModel
 
 # A default model's weights may take this much of the memory: the rest is for KV cache, activations and, where the
@@ -84,9 +84,10 @@ def build_instance(
         raise UserError(f"{model.name} has no experts, so enable_expert_parallel cannot be set")
     parallel.check(model)
     precision, precision_notes = _precision(model, device, asked)
-    settings = engine_settings(model, asked, default_limits(asked, device, served))
+    limits = default_limits(asked, device, served)
+    settings = engine_settings(model, asked, limits)
     memory = plan_memory(model, device, precision, settings, parallel)
-    settings, length_notes = _fit_length(settings, memory, asked)
+    settings, length_notes = fit_length(settings, memory, asked)
     step_model = StepModel(
         model,
         device,
@@ -103,7 +104,7 @@ def build_instance(
         *_device_notes(device),
         *_parallel_notes(device, parallel),
         f"weights in {precision.weights}, activations in {precision.activations}, KV cache in {precision.kv_cache}",
-        *_engine_notes(model, settings, asked, step_model),
+        *_engine_notes(settings, asked, step_model, limits[0]),
         *length_notes,
         *_window_notes(model),
     )
@@ -130,6 +131,9 @@ def engine_version(text: str | None) -> tuple[str | None, str | None]:
     engine, colon, version = text.partition(":")
     if not engine or (colon and not version):
         raise UserError(f"engine: found '{text}', expected NAME[:VERSION], like vllm or vllm:0.8.6")
+    known = {family.engine for family in engine_families()}
+    if engine not in known:
+        raise unknown_name("engine", engine, sorted(known), f"expected one of {', '.join(sorted(known))}")
     if version and not version_number(version):
         raise UserError(f"engine: version '{version}' does not start with a number, expected one like 0.8.6")
     return engine, version or None
@@ -215,7 +219,7 @@ def engine_settings(model: Model, asked: InstanceChoice, limits: tuple[int, int]
     return EngineSettings(**settings)
 
 
-def _fit_length(
+def fit_length(
     settings: EngineSettings, memory: MemoryPlan, asked: InstanceChoice
 ) -> tuple[EngineSettings, tuple[str, ...]]:
     """max_model_len no longer than the KV cache, as vLLM demands: lowered if the model's own, refused if asked for."""
@@ -243,8 +247,10 @@ def _device_notes(device: Device) -> tuple[str, ...]:
     return (f"power mode {device.power_mode}: {compute}, {device.power.limit_w:.0f} W",)
 
 
-def _engine_notes(model: Model, settings: EngineSettings, asked: InstanceChoice, physics: StepModel) -> tuple[str, ...]:
-    """The engine as it flies, in vLLM's words."""
+def _engine_notes(
+    settings: EngineSettings, asked: InstanceChoice, physics: StepModel, limit: int
+) -> tuple[str, ...]:
+    """The engine as it flies, in vLLM's words; `limit`: sequences per step where nobody says anything."""
     notes = [
         f"engine like vLLM V1: max_num_seqs {settings.max_num_seqs}, max_num_batched_tokens "
         f"{settings.max_num_batched_tokens}, max_model_len {settings.max_model_len}, gpu_memory_utilization "
@@ -253,7 +259,6 @@ def _engine_notes(model: Model, settings: EngineSettings, asked: InstanceChoice,
         f"{', async scheduling' if physics.async_scheduling else ''}",
         "tokens are sampled with temperature, top-k and top-p; the server is warm",
     ]
-    asked = asked.engine_settings
-    if "max_num_seqs" not in asked and settings.max_num_seqs != EngineSettings.max_num_seqs:
+    if "max_num_seqs" not in asked.engine_settings and settings.max_num_seqs < limit:
         notes.append(f"max_num_seqs lowered to max_num_batched_tokens, {settings.max_num_seqs}")
     return tuple(notes)

@@ -36,7 +36,9 @@ def runs(draw):
             for _ in range(n)
         ]
         prefixes = tuple(tuple((part, 1 + ord(part) % 20) for part, _ in text) for text in texts)
-        prompt = prompt + np.array([sum(tokens for _, tokens in text) for text in prefixes])
+        beside = draw(st.sampled_from([0, 1]))  # 0: prompts that are shared wholly
+        shared = np.array([sum(tokens for _, tokens in text) for text in prefixes])
+        prompt = np.where(shared > 0, beside * prompt, prompt) + shared
     engine = EngineSettings(
         max_num_seqs=seats,
         max_num_batched_tokens=draw(st.integers(seats, 80)),

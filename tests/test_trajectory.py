@@ -104,19 +104,15 @@ def served(work: Requests, engine: EngineSettings, kv_blocks: int, physics, arri
 
 @st.composite
 def workloads(draw):
-    """(requests, engine settings, KV blocks), small and often short of KV blocks.
-
-    Samples of one prompt of whole blocks are left out: there the engine drops copies of the last block, which moves
-    evictions by a block.
-    """
+    """(requests, engine settings, KV blocks), small and often short of KV blocks."""
     n = draw(st.integers(1, 10))
     prompt = np.array(draw(st.lists(st.integers(1, 60), min_size=n, max_size=n)))
     output = np.array(draw(st.lists(st.integers(1, 50), min_size=n, max_size=n)))
     size, seats = draw(st.sampled_from([1, 2, 4, 16])), draw(st.integers(1, 6))
     sharing = draw(st.sampled_from(["nothing", "prompt", "prefix"]))
     shared = np.zeros_like(prompt)
-    if sharing == "prompt" and size > 1:
-        prompt[:] = prompt[0] + (prompt[0] % size == 0)
+    if sharing == "prompt":
+        prompt[:] = prompt[0]
         shared = prompt.copy()
     elif sharing == "prefix":
         shared = np.full(n, draw(st.integers(1, 40)))

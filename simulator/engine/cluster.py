@@ -105,14 +105,12 @@ class _Run:
         return total > (room if settings.enable_chunked_prefill else min(room, settings.max_num_batched_tokens))
 
     def _shared_blocks(self) -> list[int] | None:
-        """Whole blocks that a prompt may share; its last token is always computed, so that its block is its own."""
+        """Whole blocks of each prompt that may be those of others."""
         prefixes, settings = self._traffic.shared_prefix, self._deployment.settings
         if prefixes is None or not settings.enable_prefix_caching:
             return None
         size = settings.block_size
-        return [
-            min(sum(tokens for _, tokens in parts), prompt - 1) // size for parts, prompt in zip(prefixes, self._prompt)
-        ]
+        return [sum(tokens for _, tokens in parts) // size for parts in prefixes]
 
     # -- the loop --------------------------------------------------------------------------------------------
 

@@ -42,9 +42,17 @@ def prefix_aware(replicas: Sequence[Replica]) -> Router:
     """
 
     def route(request: Request, at_s: float) -> Replica:
-        least = min(replica.outstanding for replica in replicas)
-        open_ones = [replica for replica in replicas if replica.outstanding <= least + IMBALANCE]
-        return min(open_ones, key=lambda replica: (-replica.cached_blocks(request, at_s), replica.outstanding))
+        loads = [replica.outstanding for replica in replicas]
+        least, best, most = min(loads), replicas[loads.index(min(loads))], 0
+        if not request.shared:
+            return best
+        for replica, load in sorted(zip(replicas, loads), key=lambda pair: pair[1]):
+            if load > least + IMBALANCE or most == request.shared:
+                break
+            cached = replica.cached_blocks(request, at_s)
+            if cached > most:
+                best, most = replica, cached
+        return best
 
     return route
 

@@ -185,7 +185,7 @@ class Scheduler:
         self._step += steps
         for sequence, new_tok in plan.chunks:
             if sequence.decoding and written is not None:
-                got = min(written(sequence), sequence.output_tok - sequence.written_tok)
+                got = min(written(sequence), new_tok, sequence.output_tok - sequence.written_tok)
                 sequence.computed_tok += got
                 sequence.written_tok += got
             else:

@@ -107,8 +107,7 @@ class TokenClock:
         self, requests: Requests, settings: EngineSettings, kv_blocks: int, async_scheduling: bool = False
     ) -> None:
         size = settings.block_size
-        # Whole blocks; the last prompt token is always computed, so that its block is nobody else's.
-        shareable = np.minimum(requests.shared_prefix_tok, requests.prompt_tok - 1) // size
+        shareable = requests.shared_prefix_tok // size  # whole blocks
         self._shared = (shareable * settings.enable_prefix_caching).tolist()
         self._prompt, self._output = requests.prompt_tok.tolist(), requests.output_tok.tolist()
         _check_lengths(requests, settings, kv_blocks)

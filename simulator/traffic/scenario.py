@@ -27,6 +27,7 @@ from simulator.workload.traffic import Traffic
 
 __all__ = ["SpeculativeSettings", "TrafficScenario", "prepare_traffic", "simulate_traffic"]
 
+MAX_REPLICAS = 10_000
 # From the end of a prefill to the first byte of its KV cache on the wire: hand-over between two engines.
 TRANSFER_START_S = 1e-3
 
@@ -58,6 +59,8 @@ class TrafficScenario(InstanceChoice):
         for name, least in (("data_parallel_size", 1), ("prefill_replicas", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} must be a whole number >= {least}, got {getattr(self, name)}")
+        if self.replicas > MAX_REPLICAS:
+            raise UserError(f"at most {MAX_REPLICAS:,} replicas can be simulated, got {self.replicas:,}")
         check_prices(usd_per_hour=self.usd_per_hour, usd_per_kwh=self.usd_per_kwh)
         if self.kv_transfer_gb_per_s is not None and not 0.0 < self.kv_transfer_gb_per_s < float("inf"):
             raise UserError(f"kv_transfer_gb_per_s must be a finite number above 0, got {self.kv_transfer_gb_per_s}")
