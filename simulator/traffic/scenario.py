@@ -13,12 +13,13 @@ from simulator.engine.cluster import Deployment, serve
 from simulator.engine.routing import ROUTINGS
 from simulator.engine.token_by_token import TokenByToken
 from simulator.errors import UserError
-from simulator.instance import Instance, InstanceChoice, build_instance
+from simulator.instance import Instance, InstanceChoice, build_instance, fit_length
 from simulator.memory import MemoryPlan
 from simulator.overheads import EngineParameters
 from simulator.pricing import check_prices, price_of
 from simulator.profile import Operation, architecture_features
 from simulator.scenario import calibration_facts, installed_version
+from simulator.step import StepModel
 from simulator.step_table import StepTable
 from simulator.traffic.result import TrafficResult
 from simulator.traffic.served import Served
@@ -91,16 +92,18 @@ def simulate_traffic(scenario: TrafficScenario, progress: Callable[[int, int], N
 
 def prepare_traffic(scenario: TrafficScenario) -> TrafficSetup:
     """Look up and check everything that `scenario` names."""
-    settings = dict(scenario.engine_settings)
+    settings, speculative = dict(scenario.engine_settings), scenario.speculative
     asynchronous = settings.pop("async_scheduling", None)
+    # By default vLLM works ahead of the GPU only where the draft is a head of the model.
+    off_by_default = speculative is not None and asynchronous is None and speculative.method != "eagle"
+    if off_by_default:
+        asynchronous = False
     instance = build_instance(
         replace(scenario, engine_settings=settings), served=not scenario.offline, async_scheduling=asynchronous
     )
-    speculative = scenario.speculative
     draft = draft_of(instance, scenario, speculative) if speculative else None
     if speculative:
-        memory = memory_beside(instance.memory, draft, speculative.method)
-        instance = replace(instance, memory=memory)
+        instance = _beside(instance, draft, scenario)
     engine, physics = instance.calibration.parameters.engine, instance.step_model
     longest = min(instance.settings.max_model_len or instance.memory.kv_capacity_tok, instance.memory.kv_capacity_tok)
     costs = SpeculativeCosts(instance, draft, speculative) if speculative else StepTable(physics, longest)
@@ -126,8 +129,22 @@ def prepare_traffic(scenario: TrafficScenario) -> TrafficSetup:
         *_replica_notes(scenario),
         *transfer_notes,
         *_speculative_notes(speculative),
+        *(("async scheduling is off, vLLM's default with such a draft",) if off_by_default else ()),
     )
     return TrafficSetup(scenario, instance, deployment, assumptions)
+
+
+def _beside(instance: Instance, draft: StepModel | None, scenario: TrafficScenario) -> Instance:
+    """The instance with the memory and the lengths that its draft leaves it."""
+    verified, budget = 1 + scenario.speculative.num_speculative_tokens, instance.settings.max_num_batched_tokens
+    if verified > budget:
+        raise UserError(
+            f"a step verifies num_speculative_tokens + 1 = {verified:,} tokens of each sequence, more than "
+            f"max_num_batched_tokens, {budget:,}"
+        )
+    memory = memory_beside(instance.memory, draft, scenario.speculative.method)
+    settings, notes = fit_length(instance.settings, memory, scenario)
+    return replace(instance, memory=memory, settings=settings, assumptions=(*instance.assumptions, *notes))
 
 
 def _client_note(scenario: TrafficScenario, engine: EngineParameters) -> str:
@@ -166,7 +183,8 @@ def _transfer(instance: Instance, scenario: TrafficScenario) -> tuple[float, tup
         bandwidth, origin = _link(instance.device, instance.parallel.world_size * scenario.replicas)
     note = (
         f"KV caches travel at {bandwidth / 1e9:.4g} GB/s per device ({origin}) after {TRANSFER_START_S * 1e3:g} ms, "
-        "one at a time from each prefilling replica; the decoding one computes the last prompt token again, as in vLLM"
+        "one at a time from each prefilling replica, whose blocks are free once it has computed the prompt; the "
+        "decoding one computes the last prompt token again, as in vLLM, and shares no prefixes"
     )
     return per_device / bandwidth, (note,)
 

@@ -12,11 +12,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from simulator.errors import UserError
 from simulator.instance import Instance, InstanceChoice, build_instance
 from simulator.memory import MemoryPlan, kv_byte_per_tok, weights_byte
 from simulator.model import Model
 from simulator.model.layers import Attention
+from simulator.parameters import with_values
+from simulator.precision import Precision
+from simulator.profile_parts import HOST_TIMES
 from simulator.step import StepModel
 from simulator.step_table import StepTable
 
@@ -101,20 +106,28 @@ def draft_of(instance: Instance, asked: InstanceChoice, speculative: Speculative
     if speculative.method == "ngram":
         return None
     if speculative.method == "eagle":
-        target = instance.step_model
-        return StepModel(
-            head_of(instance.model), instance.device, instance.precision, instance.calibration, target.sampler,
-            target.cuda_graphs, instance.parallel, target.async_scheduling,
-        )  # fmt: skip
+        return _inside_a_step(instance, head_of(instance.model), instance.precision)
     if instance.parallel.pp > 1:
         raise UserError("a speculative model together with pipeline_parallel_size above 1 cannot be simulated")
     choice = InstanceChoice(
         gpu=asked.gpu, model=speculative.model, power_mode=asked.power_mode, calibration=asked.calibration,
-        kv_cache=asked.kv_cache, enforce_eager=asked.enforce_eager, tensor_parallel_size=asked.tensor_parallel_size,
-        engine=asked.engine, engine_settings={"max_num_seqs": instance.settings.max_num_seqs,
-                                              "max_num_batched_tokens": instance.settings.max_num_batched_tokens},
+        kv_cache=asked.kv_cache, tensor_parallel_size=asked.tensor_parallel_size, engine=asked.engine,
+        engine_settings={"max_num_seqs": instance.settings.max_num_seqs,
+                         "max_num_batched_tokens": instance.settings.max_num_batched_tokens},
     )  # fmt: skip
-    return build_instance(choice, async_scheduling=instance.step_model.async_scheduling).step_model
+    draft = build_instance(choice)
+    return _inside_a_step(instance, draft.model, draft.precision)
+
+
+def _inside_a_step(instance: Instance, model: Model, precision: Precision) -> StepModel:
+    """The physics of a draft: it runs within the model's step, which the host prepares once, and samples greedily."""
+    calibration = instance.calibration
+    without_host = dict.fromkeys((f"engine.{name}" for name in HOST_TIMES), 0.0)
+    parameters = with_values(calibration.parameters, without_host)
+    return StepModel(
+        model, instance.device, precision, msgspec.structs.replace(calibration, parameters=parameters),
+        sampler="greedy", cuda_graphs=instance.step_model.cuda_graphs, parallel=instance.parallel,
+    )  # fmt: skip
 
 
 def head_of(model: Model) -> Model:
