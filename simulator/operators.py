@@ -14,7 +14,7 @@ from simulator.keys import key_rules, mixer_rule
 from simulator.model import Model
 from simulator.model.layers import Attention, DenseFfn, LatentAttention, LayerGroup, Mamba2, MoeFfn, ShortConvolution
 from simulator.parallel import SINGLE, Parallelism, split_heads, split_projection
-from simulator.precision import SIXTEEN_BIT, Precision
+from simulator.precision import FOUR_BIT, SIXTEEN_BIT, Precision
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ class ForwardPlan:
     elementwise_byte_per_tok: float  # norms, residuals, rotary, activation functions, embedding row; all layers
     small_kernels: int  # kernels per pass that no other operator counts: norms, rotary, activations, bookkeeping
     launches: int  # all kernels per pass, as the host launches them one by one
+    piecewise_launches: int  # what it launches where only the stretches between attention layers are graphs
     vocab_size: int
     logits_byte_per_sampled: float  # gathered from the devices that share the vocabulary
 
@@ -148,9 +149,11 @@ def plan_forward(model: Model, precision: Precision, parallel: Parallelism = SIN
         + 2 * sum(s.count for s in states) + _EXPERT_LAUNCHES * sum(e.count for e in experts)
         + sum(m.count for m in messages)
     )  # fmt: skip
+    mixers = sum(work.count for work in (*attention, *states))
+    piecewise = (1 + _ATTENTION_LAUNCHES) * mixers + 1  # a graph before each mixer, its kernels, a graph at the end
     return ForwardPlan(
-        found, tuple(experts), tuple(attention), tuple(states), messages, elementwise, small, launches, vocab,
-        2.0 * vocab * (parallel.tp > 1),
+        found, tuple(experts), tuple(attention), tuple(states), messages, elementwise, small, launches, piecewise,
+        vocab, 2.0 * vocab * (parallel.tp > 1),
     )  # fmt: skip
 
 
@@ -177,6 +180,8 @@ def _expert_work(group: LayerGroup, hidden: int, precision: Precision) -> Expert
 def expert_kernel(precision: Precision) -> str:
     """The parameter group of the fused-experts kernels that a precision runs on."""
     weights, activations = precision.weights, precision.activations
+    if precision.marlin and weights in FOUR_BIT:
+        return "moe4_weight_only"
     if activations in SIXTEEN_BIT or activations == "fp32":
         return {"int4": "moe4_weight_only", "mxfp4": "moe_mxfp4", "nvfp4": "moe_mxfp4"}.get(weights, "moe16")
     if weights == "mxfp4":

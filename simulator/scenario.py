@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from simulator.cuda_graphs import EAGER, RULES, CudaGraphs
 from simulator.device import Device, load_device
 from simulator.engine.settings import EngineSettings
 from simulator.errors import UserError
@@ -130,7 +131,7 @@ def prepare(scenario: Scenario) -> Setup:
         device,
         precision,
         calibration,
-        cuda_graphs=calibration.cuda_graphs and not scenario.enforce_eager,
+        cuda_graphs=_graphs(calibration, settings, scenario),
         parallel=parallel,
         async_scheduling=calibration.async_scheduling,
     )
@@ -167,6 +168,13 @@ def parallelism(scenario: Scenario) -> Parallelism:
     """How the model is split; with expert parallelism each device of the tensor-parallel group holds whole experts."""
     ep = scenario.tensor_parallel_size if scenario.enable_expert_parallel else 1
     return Parallelism(scenario.tensor_parallel_size, scenario.pipeline_parallel_size, ep)
+
+
+def _graphs(calibration: Calibration, settings: EngineSettings, scenario: Scenario) -> CudaGraphs:
+    """The CUDA graphs that the engine records under these settings."""
+    if scenario.enforce_eager or not calibration.cuda_graphs:
+        return EAGER
+    return RULES[calibration.graph_rule].graphs(settings.max_num_seqs, settings.max_num_batched_tokens)
 
 
 def _parallel_notes(device: Device, parallel: Parallelism) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simulator.batch import Batch
+from simulator.cuda_graphs import ANY_SIZE, EAGER, CudaGraphs
 from simulator.device import Device
 from simulator.errors import UserError
 from simulator.floats import Floats, on_floats
@@ -117,9 +118,9 @@ class _Work(NamedTuple):
 class StepModel:
     """Cost of engine steps of one model, on one group of devices, in one precision, under one calibration.
 
-    sampler: "greedy", or "full" for temperature with top-k, top-p and penalties. cuda_graphs: decode-only steps
-    replay a graph; steps with prefill are always launched kernel by kernel. async_scheduling: the host prepares the
-    next step while the GPU works, so that whichever is slower sets the pace.
+    sampler: "greedy", or "full" for temperature with top-k, top-p and penalties. cuda_graphs: which steps replay a
+    graph, and of what size (True: decode-only steps of any size; False: none). async_scheduling: the host prepares
+    the next step while the GPU works, so that whichever is slower sets the pace.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class StepModel:
         precision: Precision,
         calibration: Calibration,
         sampler: str = "full",
-        cuda_graphs: bool = True,
+        cuda_graphs: CudaGraphs | bool = True,
         parallel: Parallelism = SINGLE,
         async_scheduling: bool = False,
     ) -> None:
@@ -137,7 +138,8 @@ class StepModel:
             raise UserError(f"unknown sampler '{sampler}', expected one of {', '.join(SAMPLERS)}")
         parallel.check(model)
         self.model, self.device, self.precision, self.calibration = model, device, precision, calibration
-        self.sampler, self.cuda_graphs, self.parallel = sampler, cuda_graphs, parallel
+        self.sampler, self.parallel = sampler, parallel
+        self.graphs = cuda_graphs if isinstance(cuda_graphs, CudaGraphs) else ANY_SIZE if cuda_graphs else EAGER
         self.async_scheduling = async_scheduling
         self.plan: ForwardPlan = plan_forward(model, precision, parallel)
         self.rules = key_rules(model)
@@ -154,12 +156,19 @@ class StepModel:
         self._expand_flop_per_s = peak * self.p.gemm16.compute_fraction
         self._vector_energy = self._tokens.relative_energy("fp32")
 
+    @property
+    def cuda_graphs(self) -> bool:
+        """Whether any step replays a graph."""
+        return self.graphs.used
+
     # -- public: time and energy ---------------------------------------------------------------------------
 
     def price(self, steps: Steps) -> StepCosts:
-        """Cost of every row of `steps`. A row with prefill runs outside CUDA graphs."""
+        """Cost of every row of `steps`."""
         whole, steps = steps, self._micro_batches(steps, np)
-        linear = self._tokens.by_tokens.rows(np.ceil(steps.new_tok).astype(np.int64))
+        tokens = np.ceil(steps.new_tok).astype(np.int64)
+        piecewise, eager = self.graphs.modes(tokens, steps.prefill_tok)
+        linear = self._tokens.by_tokens.rows(self.graphs.padded(tokens, eager))
         linear = linear + self._tokens.by_sampled.rows(np.ceil(steps.sampled).astype(np.int64))
         total = _Sum(len(steps))
         where = None if steps.decode_sequences.all() else np.flatnonzero(steps.decode_sequences)
@@ -175,13 +184,15 @@ class StepModel:
                 total.add(self._prefill(work, some, pairs, keys, _ARRAYS), work.count, where)
         for work in self.plan.states:
             total.add(self._state(work, steps, _ARRAYS), work.count)
-        return self._assemble(linear.T, total, steps, whole, np)
+        return self._assemble(linear.T, total, steps, whole, (piecewise, eager), np)
 
     def step(self, batch: Batch) -> StepCost:
         """Cost of one step: what `price` says of one row, in floats."""
         whole = Steps(*batch_sums(batch, self.rules))
         step = self._micro_batches(whole, Floats)
-        by_tokens = self._tokens.by_tokens.row(math.ceil(step.new_tok))
+        tokens = math.ceil(step.new_tok)
+        piecewise, eager = self.graphs.modes(tokens, step.prefill_tok, Floats)
+        by_tokens = self._tokens.by_tokens.row(self.graphs.padded_one(tokens, eager))
         linear = [a + b for a, b in zip(by_tokens, self._tokens.by_sampled.row(math.ceil(step.sampled)))]
         total = _Sum()
         for work in self.plan.attention:
@@ -192,7 +203,7 @@ class StepModel:
                 total.add(self._prefill(work, step, pairs, keys, _FLOATS), work.count)
         for work in self.plan.states:
             total.add(self._state(work, step, _FLOATS), work.count)
-        costs = self._assemble(linear, total, step, whole, Floats)
+        costs = self._assemble(linear, total, step, whole, (piecewise, eager), Floats)
         return StepCost(costs.seconds, costs.joules, costs.shares)
 
     def decode_run(self, context_tok: np.ndarray, steps: int) -> DecodeRun:
@@ -258,18 +269,18 @@ class StepModel:
 
     # -- assembly ---------------------------------------------------------------------------------------------
 
-    def _assemble(self, linear, attention: _Sum, steps: Steps, whole: Steps, xp) -> StepCosts:
+    def _assemble(self, linear, attention: _Sum, steps: Steps, whole: Steps, modes: tuple, xp) -> StepCosts:
         """Add overheads and energy; split every second by cause. `linear` is indexed by cost column.
 
-        `steps` is what one pipeline stage sees at a time, `whole` all micro-batches.
+        `steps` is what one pipeline stage sees at a time, `whole` all micro-batches; `modes`: (piecewise, eager).
         """
-        engine = self.p.engine
-        graph = (steps.prefill_tok == 0) & self.cuda_graphs
-        message_s = xp.where(graph, linear[MESSAGE], linear[EAGER_MESSAGE])
+        engine, (piecewise, eager) = self.p.engine, modes
+        message_s = xp.where(eager, linear[EAGER_MESSAGE], linear[MESSAGE])
         attention_s = attention.start_s + attention.compute_s + attention.memory_s
         gpu_s = linear[START] + linear[COMPUTE] + linear[MEMORY] + attention_s + message_s
         # Outside graphs the host launches ahead of the GPU: whichever is slower sets the pace.
-        launching_s = xp.where(graph, 0.0, self.plan.launches * engine.eager_launch_s)
+        launches = xp.where(piecewise, self.plan.piecewise_launches, 0) + xp.where(eager, self.plan.launches, 0)
+        launching_s = launches * engine.eager_launch_s
         waiting_s = xp.maximum(0.0, launching_s - gpu_s)
         host_s = engine.step_host_s + engine.sequence_host_s * whole.sampled
         host_s = host_s + engine.prefill_host_s * (steps.prefill_tok > 0)
