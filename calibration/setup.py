@@ -241,6 +241,17 @@ def _memory(record, model, device, precision, settings, parallel, hybrid) -> tup
     return plan, max(blocks, -(-longest // settings.block_size) + 1)
 
 
+# The KV cache decides how many sequences run where those that may run would fill more than this share of it.
+KV_BINDS_FROM = 0.9
+
+
+def kv_may_bind(setup: Setup) -> bool:
+    """Whether the KV cache, as planned, rather than a limit on sequences sets how many run at a time."""
+    held_tok = setup.input_tok + setup.output_tok / 2.0
+    may_run = min(setup.batch / setup.parallel.dp, setup.settings.max_num_seqs)
+    return may_run * held_tok > KV_BINDS_FROM * setup.kv_blocks * setup.settings.block_size
+
+
 def step_model(setup: Setup, calibration: Calibration) -> StepModel:
     """The physics of a run under a calibration."""
     return StepModel(

@@ -114,7 +114,7 @@ def test_more_tokens_and_sequences_in_a_step_leave_less_for_the_cache():
 
 def test_windowed_layers_keep_their_window_where_the_engine_frees_blocks():
     """Half of gpt-oss's layers see 128 tokens: sequences of 4,096 cost little more than half of what they would."""
-    model, device, precision = setup("openai/gpt-oss-20b", "h100")
+    model, _, precision = setup("openai/gpt-oss-20b", "h100")
     every, freed = kv_byte_per_tok(model, precision), kv_byte_per_tok(model, precision, held_tok=4096)
     assert freed == pytest.approx(every * (1 + (128 + 16) / 4096) / 2)
     assert kv_byte_per_tok(model, precision, held_tok=100) == every
