@@ -44,7 +44,16 @@ def linear_weights(trajectory: Trajectory, name: str, reference_s: np.ndarray | 
     if which != "mean":
         chosen = _around_quantile(trajectory, span, chosen, QUANTILES[which], reference_s)
     start, end = (getattr(trajectory, edge) for edge in SPANS[span])
-    return _span_weights(trajectory, start, end, factor * chosen / max(1, chosen.sum()))
+    each = factor * chosen / max(1, chosen.sum())
+    return _span_weights(trajectory, start, end, each) + (0.0 if span == "tpot_s" else _lag_weights(trajectory, each))
+
+
+def _lag_weights(trajectory: Trajectory, each: np.ndarray) -> np.ndarray:
+    """Weights (S,) of what requests wait before their edge, each weighted `each` (N,): see `follow_lag_steps`."""
+    follow = trajectory.submitted > 0
+    rows = len(trajectory.repeat)
+    row = np.minimum(trajectory.submitted[follow], rows - 1)
+    return trajectory.follow_lag_steps * np.bincount(row, each[follow], rows)
 
 
 def _refuse_open_loop(trajectory: Trajectory) -> None:

@@ -11,7 +11,7 @@ from calibration.fleet import Fleet
 from calibration.joint_fit import FREE_POWER
 from calibration.points import POWER_METRIC, Point, architecture_key, points_of, spread_kind
 from calibration.regressor import ServingModel, prior_calibrations
-from calibration.setup import Setup
+from calibration.setup import Setup, kv_may_bind
 from simulator.errors import UserError
 from simulator.profile import Z90, Calibration
 
@@ -19,7 +19,7 @@ Progress = Callable[[int, int], None]
 # Metrics that a ledger judges; tails (p99) and what only repeats another metric are left out.
 JUDGED = (
     "ttft_s_mean", "ttft_s_median", "tpot_s_mean", "tpot_s_median", "itl_s_mean", "itl_s_median", "e2e_s_mean",
-    "e2e_s_median", "output_tok_per_s", "power_w", "energy_j_per_output_tok",
+    "e2e_s_median", "output_tok_per_s", "power_w", "energy_j_per_output_tok", "batch_mean",
 )  # fmt: skip
 # No interval claims less than this: sensors, clocks and versions move results by a few per cent between boards.
 FLOOR_LOG_SD = 0.03
@@ -68,8 +68,10 @@ class FamilyFit:
 def judged_metrics(setup: Setup) -> list[str]:
     """The measured metrics of a run that are predicted and judged."""
     measured = setup.record.measured()
-    one_token = setup.output_tok < 2
-    return [name for name in JUDGED if name in measured and not (one_token and name.startswith(("tpot", "itl")))]
+    without = ("tpot", "itl") if setup.output_tok < 2 else ()
+    if not kv_may_bind(setup):  # then the mean batch is what the engine was allowed
+        without = (*without, "batch_mean")
+    return [name for name in JUDGED if name in measured and not name.startswith(without)]
 
 
 def fit_family(

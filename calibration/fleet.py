@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from calibration.condensed import Condensed, condensed
+from calibration.front_end import with_front_end
 from calibration.setup import Setup, Unsupported, step_model
 from calibration.trajectory import trajectory_of
 from simulator.errors import UserError
@@ -105,7 +106,7 @@ class Fleet:
             for member, part in zip(deployment.members, deployment.parts):
                 end = start + len(part.steps)
                 values = part.metrics(seconds[start:end], joules[start:end])
-                out[member] = with_request_time(values, self.setups[member], chosen)
+                out[member] = with_front_end(values, self.setups[member], chosen.parameters.engine)
                 start = end
         return out
 
@@ -116,13 +117,6 @@ def condense(setup: Setup, names: Sequence[str]) -> Condensed:
         setup.record, setup.model, setup.settings, setup.kv_blocks, setup.parallel.dp, setup.async_scheduling
     )
     return condensed(trajectory, tuple(names), CONDENSED_ROWS)
-
-
-def with_request_time(values: dict[str, float], setup: Setup, calibration: Calibration) -> dict[str, float]:
-    """Metrics with what every request spends outside the engine before its first token."""
-    engine = calibration.parameters.engine
-    once = engine.request_s + engine.prompt_tok_s * setup.input_tok
-    return {name: value + once * name.startswith(("ttft", "e2e")) for name, value in values.items()}
 
 
 def _priced(deployment: Deployment, calibration: Calibration) -> tuple[np.ndarray, np.ndarray]:

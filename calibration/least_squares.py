@@ -74,7 +74,7 @@ def fit_parameters(
 
     solution = least_squares(
         residuals, np.clip(first, lower + 1e-9, upper - 1e-9), jacobian, bounds=(lower, upper), x_scale=spread,
-        xtol=1e-6, ftol=1e-6, max_nfev=max_evaluations,
+        xtol=1e-5, ftol=1e-5, max_nfev=max_evaluations,
     )  # fmt: skip
     covariance = np.linalg.inv(solution.jac.T @ solution.jac)
     posterior = np.sqrt(np.diag(covariance))

@@ -43,6 +43,8 @@ def spread_kind(setup: Setup, metric: str) -> str:
     if metric.startswith("ttft"):
         served = setup.record.load not in ("static_batch", "parallel_sampling") and setup.batch > 1
         return "ttft_served" if served else "ttft"
+    if metric == "batch_mean":
+        return "batch"
     return "tpot" if metric.startswith(("tpot", "itl")) else "time"
 
 

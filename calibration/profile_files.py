@@ -11,7 +11,7 @@ from calibration.family_fit import FamilyFit, spreads
 from calibration.fleet import groups_used
 from calibration.points import architecture_key
 from calibration.records import RunRecord, records_hash, row_hash
-from calibration.setup import Setup, is_gpu, operation
+from calibration.setup import Setup, graph_rule_of, is_gpu, operation
 from calibration.write import parameter_lines, toml_key, toml_value
 from simulator.parameters import with_values
 from simulator.profile import Calibration, FittedOn
@@ -40,6 +40,7 @@ def gpu_profile(fit: FamilyFit, gpu: str, records: Sequence[RunRecord], files: t
         reference_gpu=None,
         idle_w=_idle_power(records, gpu, prior),
         power_scope=scope or prior.power_scope,
+        graph_rule=_graph_rule(setups),
         log_sd=log_sd,
         fitted=names,
         parameter_log_sd=_log_sd(fit, gpu),
@@ -47,6 +48,12 @@ def gpu_profile(fit: FamilyFit, gpu: str, records: Sequence[RunRecord], files: t
         fitted_on=fitted_range(setups, files),
         notes=(*_notes(fit, gpu), *said),
     )
+
+
+def _graph_rule(setups: Sequence[Setup]) -> str:
+    """The rule by which most of these runs recorded CUDA graphs."""
+    names = [graph_rule_of(setup.record, setup.family, setup.version) for setup in setups]
+    return max(sorted(set(names)), key=names.count)
 
 
 def _own(fit: FamilyFit, gpu: str) -> tuple[tuple[str, ...], tuple[tuple[float, ...], ...]]:

@@ -103,6 +103,10 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """Whether any flag starts with `prefix`, for instance "suspect:"."""
         return any(flag.startswith(prefix) for flag in self.flag_list)
 
+    def flag_value(self, prefix: str) -> str | None:
+        """What follows `prefix` in the flag that starts with it; None without such a flag."""
+        return next((flag.removeprefix(prefix) for flag in self.flag_list if flag.startswith(prefix)), None)
+
     @property
     def campaign(self) -> str:
         """Which series of measurements of its source a run belongs to; empty when not stated."""

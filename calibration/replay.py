@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from calibration.fleet import with_request_time
+from calibration.front_end import with_front_end
 from calibration.open_loop import simulate_open_loop
 from calibration.setup import Setup, Unsupported, step_model
 from calibration.trajectory import trajectory_of
@@ -51,4 +51,4 @@ def replay(setup: Setup, physics: StepModel) -> dict[str, float]:
     values = metrics(trajectory, seconds, joules)
     if setup.memory is not None:
         values["kv_capacity_tok"] = float(setup.memory.kv_capacity_tok * setup.parallel.dp)
-    return with_request_time(values, setup, physics.calibration)
+    return with_front_end(values, setup, physics.calibration.parameters.engine)

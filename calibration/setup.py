@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from calibration.records import RunRecord
 from calibration.sources import source_of
+from simulator.cuda_graphs import EAGER, RULES, CudaGraphs
 from simulator.device import Device, load_device
 from simulator.engine import EngineSettings
 from simulator.engine.defaults import vllm_limits
@@ -18,7 +19,7 @@ from simulator.parallel import Parallelism
 from simulator.precision import Precision, choose_precision
 from simulator.profile import Calibration, Operation, architecture_features
 from simulator.profile_choice import load_calibration
-from simulator.profile_parts import EngineFamily, engine_family, is_async, version_number
+from simulator.profile_parts import EngineFamily, engine_family, is_async, rule_of, version_number
 from simulator.step import StepModel
 
 
@@ -41,11 +42,16 @@ class Setup:
     family: EngineFamily
     version: str | None
     sampler: str
-    cuda_graphs: bool
+    graphs: CudaGraphs
     server: bool
     batch: int  # requests at a time, over all replicas
     input_tok: int
     output_tok: int
+
+    @property
+    def cuda_graphs(self) -> bool:
+        """Whether any step replays a graph."""
+        return self.graphs.used
 
     @property
     def async_scheduling(self) -> bool:
@@ -57,7 +63,7 @@ class Setup:
         """What the cost of a step depends on besides the calibration; equal deployments share a step model."""
         return (
             self.device.id, self.device.power_mode, self.family.id, self.version, self.model, self.precision,
-            self.parallel, self.sampler, self.cuda_graphs, self.async_scheduling,
+            self.parallel, self.sampler, self.graphs, self.async_scheduling,
         )  # fmt: skip
 
 
@@ -94,6 +100,7 @@ def resolve(record: RunRecord) -> Setup:
         device, model = _device(record.gpu, record.power_mode), _model(record.model)
         activations = _element_or_own(record.activation_dtype, device)
         precision, _ = choose_precision(model, device, record.weight_dtype, activations, record.kv_dtype)
+        precision = replace(precision, marlin=record.flagged("experts:marlin"))
         parallel = parallelism(record, model, precision)
         parallel.check(model)
         server = source_of(record.source).client == "server"
@@ -104,7 +111,8 @@ def resolve(record: RunRecord) -> Setup:
         raise Unsupported("a model that writes by diffusion")
     if record.input_tok + record.output_tok > model.max_position_embeddings:
         raise Unsupported(f"more tokens than the model can read ({model.max_position_embeddings})")
-    memory, kv_blocks = _memory(record, model, device, precision, settings, parallel)
+    hybrid = family.engine == "vllm" and (version is None or version_number(version) >= HYBRID_KV_SINCE)
+    memory, kv_blocks = _memory(record, model, device, precision, settings, parallel, hybrid)
     return Setup(
         record=record,
         device=device,
@@ -117,7 +125,7 @@ def resolve(record: RunRecord) -> Setup:
         family=family,
         version=version,
         sampler="full" if record.flagged("sampling:") else "greedy",
-        cuda_graphs=family.cuda_graphs if record.cuda_graphs is None else record.cuda_graphs,
+        graphs=_graphs(record, family, version, settings),
         server=server,
         batch=round(record.concurrency or record.num_requests or 1),
         input_tok=round(record.input_tok),
@@ -168,6 +176,7 @@ def _settings(
 ) -> EngineSettings:
     """Engine settings of the run; what the source does not state takes vLLM's defaults."""
     v1 = family.engine != "vllm" or version is None or version_number(version) >= (0, 8)
+    v1 = v1 and source_of(record.source).v1
     sequences, tokens = vllm_limits(device, server, v1)
     # Without chunked prefill a step takes whole prompts, up to max_model_len (V0).
     whole = record.max_model_len or 0
@@ -186,6 +195,17 @@ def _settings(
     )
 
 
+def _graphs(record: RunRecord, family: EngineFamily, version: str | None, settings: EngineSettings) -> CudaGraphs:
+    """The graphs that a run replays: as its flags say, else as the engine's version does by default."""
+    if not (family.cuda_graphs if record.cuda_graphs is None else record.cuda_graphs):
+        return EAGER
+    rule = RULES[graph_rule_of(record, family, version)]
+    largest, mode = record.flag_value("cudagraph_max:"), record.flag_value("cudagraph_mode:")
+    if mode:
+        rule = replace(rule, decode=mode, mixed=mode)
+    return rule.graphs(settings.max_num_seqs, settings.max_num_batched_tokens, int(largest) if largest else None)
+
+
 def _prefix_caching(record: RunRecord, model: Model, v1: bool) -> bool:
     """As the run states; else V1's default, which is on. Recurrent state is not shared between prompts by default."""
     if model.state_elements:
@@ -195,11 +215,23 @@ def _prefix_caching(record: RunRecord, model: Model, v1: bool) -> bool:
     return v1 if record.prefix_caching is None else record.prefix_caching
 
 
-def _memory(record, model, device, precision, settings, parallel) -> tuple[MemoryPlan | None, int]:
-    """(plan, KV blocks of a replica): as the run states them, else planned; the run is proof that it fits."""
+def graph_rule_of(record: RunRecord, family: EngineFamily, version: str | None) -> str:
+    """The name of the rule by which the engine of a run records graphs where its flags say nothing else."""
+    return rule_of(family, version, source_of(record.source).v1)
+
+
+HYBRID_KV_SINCE = (0, 10)  # vLLM from which blocks behind sliding windows are freed by default
+
+
+def _memory(record, model, device, precision, settings, parallel, hybrid) -> tuple[MemoryPlan | None, int]:
+    """(plan, KV blocks of a replica): as the run states them, else planned; the run is proof that it fits.
+
+    A running sequence holds its prompt and half of its output, on average.
+    """
     longest = round(record.input_tok + record.output_tok)
+    held_tok = record.input_tok + record.output_tok / 2.0 if hybrid else None
     try:
-        plan = plan_memory(model, device, precision, settings, parallel)
+        plan = plan_memory(model, device, precision, settings, parallel, held_tok)
         blocks = plan.kv_blocks
     except UserError:
         plan, blocks = None, 0
@@ -207,6 +239,17 @@ def _memory(record, model, device, precision, settings, parallel) -> tuple[Memor
         blocks = int(record.kv_capacity_tok // settings.block_size)
     # One request at least was served, whatever the estimate says.
     return plan, max(blocks, -(-longest // settings.block_size) + 1)
+
+
+# The KV cache decides how many sequences run where those that may run would fill more than this share of it.
+KV_BINDS_FROM = 0.9
+
+
+def kv_may_bind(setup: Setup) -> bool:
+    """Whether the KV cache, as planned, rather than a limit on sequences sets how many run at a time."""
+    held_tok = setup.input_tok + setup.output_tok / 2.0
+    may_run = min(setup.batch / setup.parallel.dp, setup.settings.max_num_seqs)
+    return may_run * held_tok > KV_BINDS_FROM * setup.kv_blocks * setup.settings.block_size
 
 
 def step_model(setup: Setup, calibration: Calibration) -> StepModel:
@@ -217,7 +260,7 @@ def step_model(setup: Setup, calibration: Calibration) -> StepModel:
         setup.precision,
         calibration,
         sampler=setup.sampler,
-        cuda_graphs=setup.cuda_graphs,
+        cuda_graphs=setup.graphs,
         parallel=setup.parallel,
         async_scheduling=setup.async_scheduling,
     )

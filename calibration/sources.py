@@ -12,7 +12,10 @@ PATH = Path(__file__).parent / "data" / "sources.toml"
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One source; `client`: "server" when requests came over HTTP, "offline" when in process."""
+    """One source; `client`: "server" when requests came over HTTP, "offline" when in process.
+
+    `v1`: False where vLLM from 0.8 on still ran its older engine core.
+    """
 
     url: str = ""
     commit: str = ""
@@ -20,6 +23,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     measured: str = ""
     engine_version: str | None = None
     client: str = "server"
+    v1: bool = True
 
 
 @lru_cache(maxsize=1)

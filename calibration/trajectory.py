@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from calibration.records import RunRecord
+from calibration.sources import source_of
 from calibration.workloads import Workload, workload_of
 from simulator.engine.schedule_steps import steps_of
 from simulator.engine.settings import EngineSettings
@@ -26,6 +27,11 @@ from simulator.errors import UserError
 from simulator.keys import KeyRule, key_rules
 from simulator.model import Model
 from simulator.steps import Steps
+
+# A client sees a finish when the next step runs already, and sends its next request while it runs: at its middle, on
+# average. The scheduler in step-time takes it for submitted at the finish; joining one step later it waits half a step
+# longer than that.
+FOLLOW_LAG_STEPS = 0.5
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Trajectory:
     rate_window: tuple[int, int]  # what throughput and mean batch cover
     power_window: tuple[int, int]  # what power and energy cover
     tpot_of_window: bool = False  # tpot_s_mean is mean batch / throughput in rate_window
+    follow_lag_steps: float = 0.0  # of requests that follow on another: steps from their arrival to their edge
     replicas: int = 1
     submitted_s: np.ndarray | None = None  # (N,) arrival times where they are not edges (open loop)
     assumptions: tuple[str, ...] = ()
@@ -151,11 +158,13 @@ def as_recorded(trajectory: Trajectory, record: RunRecord, workload: Workload, d
     elif record.flagged("steady_window"):  # nobody ever waits: from the last first token on
         last = int(trajectory.first_token.max())
         power = (last, power[1]) if last < power[1] else power
+    follows = record.load == "closed_loop" and source_of(record.source).client == "server"
     return replace(
         trajectory,
         rate_window=rate,
         power_window=power,
         tpot_of_window="derived:tpot_s_mean" in record.flag_list and "steady_window" in record.flag_list,
+        follow_lag_steps=FOLLOW_LAG_STEPS if follows else 0.0,
         replicas=dp,
         assumptions=workload.assumptions,
     )

@@ -54,10 +54,18 @@ def request_times(trajectory: Trajectory, name: str, edges: np.ndarray) -> np.nd
     if start == "submitted" and trajectory.submitted_s is not None:
         began = trajectory.submitted_s
     times = edges[getattr(trajectory, end)] - began
+    if start == "submitted" and trajectory.follow_lag_steps:
+        times = times + trajectory.follow_lag_steps * _following_step_s(trajectory, edges)
     if name != "tpot_s":
         return times
     several = trajectory.output_tok > 1
     return times[several] / (trajectory.output_tok[several] - 1)
+
+
+def _following_step_s(trajectory: Trajectory, edges: np.ndarray) -> np.ndarray:
+    """Seconds (N,) of the step that runs when a request is sent, 0 for those that were there from the start."""
+    row = np.minimum(trajectory.submitted, len(trajectory.repeat) - 1)
+    return (trajectory.submitted > 0) * np.diff(edges)[row] / trajectory.repeat[row]
 
 
 def _token_gaps(trajectory: Trajectory, seconds: np.ndarray, edges: np.ndarray) -> dict[str, float]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from simulator.cuda_graphs import EAGER, RULES, CudaGraphs
 from simulator.device import Device, load_device
 from simulator.engine.defaults import vllm_limits
 from simulator.engine.settings import EngineSettings
@@ -38,6 +39,7 @@ class InstanceChoice:
     calibration: str | None = None
     engine_settings: Mapping[str, Any] = field(default_factory=dict)  # fields of EngineSettings
     enforce_eager: bool = False
+    max_cudagraph_capture_size: int | None = None  # None: as the engine's version chooses
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
     enable_expert_parallel: bool = False
@@ -93,7 +95,7 @@ def build_instance(
         device,
         precision,
         calibration,
-        cuda_graphs=calibration.cuda_graphs and not asked.enforce_eager,
+        cuda_graphs=_graphs(calibration, settings, asked),
         parallel=parallel,
         async_scheduling=calibration.async_scheduling if async_scheduling is None else async_scheduling,
     )
@@ -143,6 +145,14 @@ def parallelism(asked: InstanceChoice) -> Parallelism:
     """How the model is split; with expert parallelism each device of the tensor-parallel group holds whole experts."""
     ep = asked.tensor_parallel_size if asked.enable_expert_parallel else 1
     return Parallelism(asked.tensor_parallel_size, asked.pipeline_parallel_size, ep)
+
+
+def _graphs(calibration: Calibration, settings: EngineSettings, asked: InstanceChoice) -> CudaGraphs:
+    """The CUDA graphs that the engine records under these settings."""
+    if asked.enforce_eager or not calibration.cuda_graphs:
+        return EAGER
+    largest = asked.max_cudagraph_capture_size
+    return RULES[calibration.graph_rule].graphs(settings.max_num_seqs, settings.max_num_batched_tokens, largest)
 
 
 def _parallel_notes(device: Device, parallel: Parallelism) -> tuple[str, ...]:

@@ -16,9 +16,15 @@ from simulator.precision import WEIGHT_BYTE, Precision
 if TYPE_CHECKING:
     from simulator.engine.settings import EngineSettings
 
-# CUDA context, library workspaces and captured graphs: what vLLM's start-up log reports beside weights and
-# activations is 0.5-1.5 GB over models and GPUs.
-ENGINE_OVERHEAD_BYTE = 1.0e9
+# Of a board's memory the driver keeps about a hundredth (torch sees 79.2 GiB of an H100's 80, 39.4 of an A100's 40).
+VISIBLE_SHARE = 0.99
+# CUDA context, library workspaces, graphs: what vLLM's start-up log calls non-torch memory. On an H100 it is 1.79 GiB
+# alone and 3.58 GiB with a tensor-parallel partner (vllm-project/vllm pull request 10511), whose buffers come on top;
+# it grows with the number of multiprocessors and with the links, for which the size of the memory stands here.
+OVERHEAD_SHARE = 1.79 / 79.2
+COMMUNICATION_SHARE = 1.79 / 79.2
+UNIFIED_OVERHEAD_BYTE = 1.0e9  # where host and GPU share one memory
+WINDOW_BLOCK_TOK = 16
 GIB = 2**30
 
 
@@ -27,7 +33,7 @@ class MemoryPlan:
     """How an engine would divide the device's memory. All sizes in bytes unless the name says tokens or blocks."""
 
     capacity_byte: float  # of the device
-    usable_byte: float  # capacity x gpu_memory_utilization
+    usable_byte: float  # what the driver leaves x gpu_memory_utilization
     weights_byte: float
     activation_byte: float
     overhead_byte: float
@@ -70,15 +76,32 @@ def _layer_byte(group, hidden_size: int, precision: Precision, parallel: Paralle
     return byte
 
 
-def kv_byte_per_tok(model: Model, precision: Precision, parallel: Parallelism = SINGLE) -> float:
-    """KV cache bytes of one token on one device, all attention layers; windowed ones as if they kept every token."""
+def kv_byte_per_tok(
+    model: Model, precision: Precision, parallel: Parallelism = SINGLE, held_tok: float | None = None
+) -> float:
+    """KV cache bytes of one token on one device, all attention layers.
+
+    held_tok: tokens that a running sequence holds in the mean, where the engine frees blocks behind sliding windows;
+    None: windowed layers keep every token.
+    """
     elements = 0.0
     for group in model.layers:
         if isinstance(group.mixer, Attention):
-            elements += group.count * 2 * split_heads(group.mixer, parallel.tp)[1] * group.mixer.head_dim
+            kept = kept_share(group.mixer, held_tok)
+            elements += kept * group.count * 2 * split_heads(group.mixer, parallel.tp)[1] * group.mixer.head_dim
         elif group.mixer is not None:
             elements += group.count * group.mixer.kv_elements_per_token
     return elements * precision.kv_byte / parallel.pp
+
+
+def kept_share(mixer: Attention, held_tok: float | None) -> float:
+    """Share of `held_tok` tokens that a layer keeps: its window and the block in progress (vLLM's hybrid manager).
+
+    Chunked windows keep all (vLLM turns the hybrid manager off for them).
+    """
+    if held_tok is None or mixer.window_tok is None or mixer.chunked:
+        return 1.0
+    return min(1.0, (mixer.window_tok + WINDOW_BLOCK_TOK) / held_tok)
 
 
 def activation_byte(
@@ -109,28 +132,39 @@ def activation_byte(
     return per_token * max_num_batched_tokens + logits
 
 
+def overhead_byte(device: Device, parallel: Parallelism = SINGLE) -> float:
+    """What the engine keeps on each device beside weights, activations and KV cache."""
+    if device.memory.unified:
+        return UNIFIED_OVERHEAD_BYTE
+    share = OVERHEAD_SHARE + COMMUNICATION_SHARE * (parallel.world_size > 1)
+    return share * device.memory.capacity_byte
+
+
 def plan_memory(
     model: Model,
     device: Device,
     precision: Precision,
     settings: EngineSettings,
     parallel: Parallelism = SINGLE,
+    held_tok: float | None = None,
 ) -> MemoryPlan:
     """Divide each device's memory as vLLM does: what weights, activations and the engine leave becomes KV blocks.
 
-    All sizes are per device; `kv_blocks` are blocks of the replica, of which each device keeps its share.
+    All sizes are per device; `kv_blocks` are blocks of the replica, of which each device keeps its share. `held_tok`:
+    see `kv_byte_per_tok`; blocks of sequences of that length in the mean then fill the cache as theirs do.
 
     Raises UserError when not even 16 blocks fit: with the missing bytes and what would fit instead. Whether they hold
     max_model_len is the caller's to check.
     """
     capacity = float(device.memory.capacity_byte)
-    usable = capacity * settings.gpu_memory_utilization
+    overhead = overhead_byte(device, parallel)
+    usable = capacity * settings.gpu_memory_utilization * (1.0 if device.memory.unified else VISIBLE_SHARE)
     weights = weights_byte(model, precision, parallel)
     budget_tok = settings.max_num_batched_tokens
     activations = activation_byte(model, precision, budget_tok, settings.max_num_seqs, parallel.tp)
-    per_tok = kv_byte_per_tok(model, precision, parallel)
+    per_tok = kv_byte_per_tok(model, precision, parallel, held_tok)
     state = STATE_BYTE * model.state_elements / (parallel.tp * parallel.pp)
-    left = usable - weights - activations - ENGINE_OVERHEAD_BYTE - state * settings.max_num_seqs
+    left = usable - weights - activations - overhead - state * settings.max_num_seqs
     block_byte = per_tok * settings.block_size
     blocks = int(left // block_byte) if block_byte > 0 and left > 0 else 0
     if block_byte == 0 and left > 0:  # no attention layer: contexts cost nothing
@@ -139,9 +173,7 @@ def plan_memory(
         raise UserError(
             _does_not_fit(model, device, precision, settings, parallel, usable, usable - left + 16 * block_byte)
         )
-    return MemoryPlan(
-        capacity, usable, weights, activations, ENGINE_OVERHEAD_BYTE, per_tok, state, settings.block_size, blocks
-    )
+    return MemoryPlan(capacity, usable, weights, activations, overhead, per_tok, state, settings.block_size, blocks)
 
 
 def _does_not_fit(

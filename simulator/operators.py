@@ -14,7 +14,7 @@ from simulator.keys import key_rules, mixer_rule
 from simulator.model import Model
 from simulator.model.layers import Attention, DenseFfn, LatentAttention, LayerGroup, Mamba2, MoeFfn, ShortConvolution
 from simulator.parallel import SINGLE, Parallelism, split_heads, split_projection
-from simulator.precision import SIXTEEN_BIT, Precision
+from simulator.precision import FOUR_BIT, SIXTEEN_BIT, Precision
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,12 @@ class ForwardPlan:
     elementwise_byte_per_tok: float  # norms, residuals, rotary, activation functions, embedding row; all layers
     small_kernels: int  # kernels per pass that no other operator counts: norms, rotary, activations, bookkeeping
     launches: int  # all kernels per pass, as the host launches them one by one
+    piecewise_launches: int  # what it launches where only the stretches between attention layers are graphs
     vocab_size: int
     logits_byte_per_sampled: float  # gathered from the devices that share the vocabulary
 
 
+_SQUARE_BYTE = 4.0  # sums of squares are exchanged in fp32
 STATE_BYTE = 4.0  # recurrent state is kept in fp32
 
 # Kernels per layer of a fused engine (vLLM) besides its matrix products, attention and fused experts: counted in its
@@ -116,7 +118,7 @@ _MOE_SMALL = 2  # norm with residual, sum with the shared expert or scaling
 _SHARED_SMALL = 1  # activation of the shared expert
 _PASS_SMALL = 3  # embedding, final norm, gather of sampled rows
 # Launches that count as one operator above: attention (cache write, kernel, reduction of split keys); fused experts
-# (top-k, sort, permute, two products, activation, combine).
+# (top-k, sort, permute, two products, activation, combine); activations narrowed before a product add one each.
 _ATTENTION_LAUNCHES = 2
 _EXPERT_LAUNCHES = 7
 
@@ -144,14 +146,24 @@ def plan_forward(model: Model, precision: Precision, parallel: Parallelism = SIN
     )
     messages = _messages(model, precision, parallel)
     launches = (
-        sum(g.count for g in found) + small + _ATTENTION_LAUNCHES * sum(a.count for a in attention)
-        + 2 * sum(s.count for s in states) + _EXPERT_LAUNCHES * sum(e.count for e in experts)
-        + sum(m.count for m in messages)
-    )  # fmt: skip
+        sum(gemm.count * (1 + _quantised(gemm.activation)) for gemm in found)
+        + sum(work.count * (_EXPERT_LAUNCHES + 2 * _quantised(work.activation)) for work in experts)
+        + _ATTENTION_LAUNCHES * sum(work.count for work in attention)
+        + 2 * sum(work.count for work in states)
+        + sum(message.count for message in messages)
+        + small
+    )
+    mixers = sum(work.count for work in (*attention, *states))
+    piecewise = (1 + _ATTENTION_LAUNCHES) * mixers + 1  # a graph before each mixer, its kernels, a graph at the end
     return ForwardPlan(
-        found, tuple(experts), tuple(attention), tuple(states), messages, elementwise, small, launches, vocab,
-        2.0 * vocab * (parallel.tp > 1),
+        found, tuple(experts), tuple(attention), tuple(states), messages, elementwise, small, launches, piecewise,
+        vocab, 2.0 * vocab * (parallel.tp > 1),
     )  # fmt: skip
+
+
+def _quantised(activation: str) -> bool:
+    """Whether activations are narrowed by a kernel of its own before a product."""
+    return activation not in SIXTEEN_BIT and activation != "fp32"
 
 
 def _layer_gemms(group: LayerGroup, hidden: int, precision: Precision, parallel: Parallelism) -> Counter[Gemm]:
@@ -177,6 +189,8 @@ def _expert_work(group: LayerGroup, hidden: int, precision: Precision) -> Expert
 def expert_kernel(precision: Precision) -> str:
     """The parameter group of the fused-experts kernels that a precision runs on."""
     weights, activations = precision.weights, precision.activations
+    if precision.marlin and weights in FOUR_BIT:
+        return "moe4_weight_only"
     if activations in SIXTEEN_BIT or activations == "fp32":
         return {"int4": "moe4_weight_only", "mxfp4": "moe_mxfp4", "nvfp4": "moe_mxfp4"}.get(weights, "moe16")
     if weights == "mxfp4":
@@ -208,6 +222,8 @@ def _elementwise_elements(group: LayerGroup, hidden: int, tp: int) -> float:
 def _messages(model: Model, precision: Precision, parallel: Parallelism) -> tuple[Message, ...]:
     """Collectives of one pass: after attention and after the feed-forward part of each layer, after the embedding.
 
+    Norms of queries and keys over all heads add one of their sums of squares (vLLM: MiniMaxText01RMSNormTP).
+
     With data-parallel attention and shared experts, tokens are gathered from all replicas before the experts and their
     results scattered back (vLLM's all-gather and reduce-scatter).
     """
@@ -216,6 +232,9 @@ def _messages(model: Model, precision: Precision, parallel: Parallelism) -> tupl
     if parallel.tp > 1:
         count = 1 + sum(group.count * (bool(group.mixer) + bool(group.ffn)) for group in model.layers)
         found.append(Message("all_reduce", count, byte, parallel.tp))
+        whole = sum(group.count for group in model.layers if getattr(group.mixer, "qk_norm", None) == "full")
+        if whole:  # a norm over all heads needs the mean squares of the other devices' queries and keys
+            found.append(Message("all_reduce", whole, 2.0 * _SQUARE_BYTE, parallel.tp))
     if parallel.shared_experts:
         moe = sum(group.count for group in model.layers if isinstance(group.ffn, MoeFfn))
         found += [Message(kind, moe, byte, parallel.dp) for kind in ("all_gather", "reduce_scatter")]

@@ -51,7 +51,8 @@ class Precision:
 
     `weights` applies to the linear layers of the transformer blocks (for models that are published with only
     their experts quantised: to the experts). Embedding, output head, norms and router stay in `base`. 16-bit weights
-    with fp32 activations are LayerCast: stored in 16 bit, computed in fp32.
+    with fp32 activations are LayerCast: stored in 16 bit, computed in fp32. `marlin`: experts of four-bit weights run
+    on Marlin kernels, whatever the engine would choose (vLLM: VLLM_MXFP4_USE_MARLIN, --moe-backend marlin).
     """
 
     weights: str
@@ -59,6 +60,7 @@ class Precision:
     kv_cache: str
     base: str = "bf16"
     experts_only: bool = False
+    marlin: bool = False
 
     @property
     def layer_cast(self) -> bool:

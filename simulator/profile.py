@@ -62,7 +62,8 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     `engine` is the engine family that it describes. `parameter_log_sd` is the posterior spread of each fitted
     parameter (log scale, after the fit); `correlation` is the matching matrix in the order of `fitted`. Parameters not
-    in `fitted` stay at their prior. `cuda_graphs`, `async_scheduling`: what the engine does unless a run says so.
+    in `fitted` stay at their prior. `cuda_graphs`, `graph_rule` (a name in `simulator.cuda_graphs.RULES`),
+    `async_scheduling`: what the engine does unless a run says so.
     """
 
     id: str
@@ -74,6 +75,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     gpu: str | None = None
     reference_gpu: str | None = None  # defaults: the GPU whose power figures they are
     cuda_graphs: bool = True
+    graph_rule: str = "any size"
     async_scheduling: bool = False
     idle_w: float | None = None
     power_scope: str = "board"

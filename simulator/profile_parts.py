@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from simulator.cuda_graphs import graph_rule
 from simulator.device import Device, load_device
 from simulator.errors import UserError
 from simulator.overheads import EngineParameters
@@ -58,6 +59,7 @@ class EngineFamily(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     before: str | None = None
     async_since: str | None = None  # version from which the host works ahead by default
     cuda_graphs: bool = True
+    graphs: str = "any size"  # rule of its newest version, a name in `simulator.cuda_graphs.RULES`
     log_sd: dict[str, float]
     prior_log_sd: dict[str, float]
     prior: EngineParameters
@@ -175,6 +177,7 @@ def compose(
         parameters=parameters,
         reference_gpu=where if seen else kernels.reference_gpu,
         cuda_graphs=family.cuda_graphs,
+        graph_rule=rule_of(family, version),
         async_scheduling=is_async(family, version),
         notes=(*family.notes, *((stand_in,) if stand_in else ())),
     )
@@ -202,6 +205,11 @@ def weight_only(device: Device) -> dict[str, float]:
 def _spread(log_sd: dict[str, float], kind: str) -> float:
     """The spread of a kind; where it is not stated, that of energy (power) or of time (all else)."""
     return log_sd.get(kind, log_sd["energy" if kind.startswith(("power", "energy")) else "time"])
+
+
+def rule_of(family: EngineFamily, version: str | None, v1: bool = True) -> str:
+    """The rule by which an engine's version records CUDA graphs; without a version that of the family's newest."""
+    return graph_rule(family.engine, version_number(version), v1) if version else family.graphs
 
 
 def is_async(family: EngineFamily, version: str | None) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simulator.batch import Batch
+from simulator.cuda_graphs import ANY_SIZE, EAGER, CudaGraphs
 from simulator.device import Device
 from simulator.errors import UserError
 from simulator.floats import Floats, on_floats
@@ -38,6 +39,7 @@ from simulator.token_costs import (
 # Why time passes. The breakdown of a step has exactly these keys.
 CAUSES = ("memory", "compute", "attention", "launch", "communication", "host", "sampler", "power cap")
 SAMPLERS = ("greedy", "full")
+MAX_KNOWN = 200_000  # single steps whose cost apart from attention is kept
 # What attention adds to a step, in seconds, bytes and FLOPs.
 ATTENTION = ("start_s", "compute_s", "memory_s", "moved_byte", "energy_flop")
 
@@ -118,12 +120,15 @@ class _Attention(NamedTuple):
     energy_flop: float
 
 
-class _TokenSums(NamedTuple):
-    """What the cost of a step depends on besides attention."""
+class _Fixed(NamedTuple):
+    """What a step costs apart from attention: by cost column, and put together."""
 
-    new_tok: int
-    prefill_tok: int
-    sampled: int
+    linear: Any
+    message_s: Any
+    gpu_s: Any
+    launching_s: Any
+    host_s: Any
+    busy: Any
 
 
 class _Work(NamedTuple):
@@ -137,9 +142,9 @@ class _Work(NamedTuple):
 class StepModel:
     """Cost of engine steps of one model, on one group of devices, in one precision, under one calibration.
 
-    sampler: "greedy", or "full" for temperature with top-k, top-p and penalties. cuda_graphs: decode-only steps
-    replay a graph; steps with prefill are always launched kernel by kernel. async_scheduling: the host prepares the
-    next step while the GPU works, so that whichever is slower sets the pace. tokens_per_decode: tokens of every
+    sampler: "greedy", or "full" for temperature with top-k, top-p and penalties. cuda_graphs: which steps replay a
+    graph, and of what size (True: decode-only steps of any size; False: none). async_scheduling: the host prepares
+    the next step while the GPU works, so that whichever is slower sets the pace. tokens_per_decode: tokens of every
     decoding sequence that a step verifies at once (speculative decoding).
     """
 
@@ -150,7 +155,7 @@ class StepModel:
         precision: Precision,
         calibration: Calibration,
         sampler: str = "full",
-        cuda_graphs: bool = True,
+        cuda_graphs: CudaGraphs | bool = True,
         parallel: Parallelism = SINGLE,
         async_scheduling: bool = False,
         tokens_per_decode: int = 1,
@@ -159,7 +164,8 @@ class StepModel:
             raise UserError(f"unknown sampler '{sampler}', expected one of {', '.join(SAMPLERS)}")
         parallel.check(model)
         self.model, self.device, self.precision, self.calibration = model, device, precision, calibration
-        self.sampler, self.cuda_graphs, self.parallel = sampler, cuda_graphs, parallel
+        self.sampler, self.parallel = sampler, parallel
+        self.graphs = cuda_graphs if isinstance(cuda_graphs, CudaGraphs) else ANY_SIZE if cuda_graphs else EAGER
         self.async_scheduling, self.tokens_per_decode = async_scheduling, tokens_per_decode
         self.plan: ForwardPlan = plan_forward(model, precision, parallel)
         self.rules = key_rules(model)
@@ -175,21 +181,30 @@ class StepModel:
         peak = peaks[compute_dtype(device, precision.base_activation)]
         self._expand_flop_per_s = peak * self.p.gemm16.compute_fraction
         self._vector_energy = self._tokens.relative_energy("fp32")
-        self._linear: dict[tuple[int, int], list[float]] = {}  # costs by (tokens, sampled sequences)
+        self._static_w = self.idle_power_w / parallel.world_size + self.p.power.busy_w
+        self._capped = device.power.limit_w < (device.power.board_limit_w or device.power.limit_w)
+        self._known: dict[tuple, _Fixed] = {}  # of single steps
 
     def verifying(self, tokens_per_decode: int) -> StepModel:
         """The same, in steps that verify so many tokens of every decoding sequence."""
         return StepModel(
-            self.model, self.device, self.precision, self.calibration, self.sampler, self.cuda_graphs, self.parallel,
+            self.model, self.device, self.precision, self.calibration, self.sampler, self.graphs, self.parallel,
             self.async_scheduling, tokens_per_decode,
         )  # fmt: skip
+
+    @property
+    def cuda_graphs(self) -> bool:
+        """Whether any step replays a graph."""
+        return self.graphs.used
 
     # -- public: time and energy ---------------------------------------------------------------------------
 
     def price(self, steps: Steps) -> StepCosts:
-        """Cost of every row of `steps`. A row with prefill runs outside CUDA graphs."""
+        """Cost of every row of `steps`."""
         whole, steps = steps, self._micro_batches(steps, np)
-        linear = self._tokens.by_tokens.rows(np.ceil(self._new_tok(steps)).astype(np.int64))
+        tokens = np.ceil(self._new_tok(steps)).astype(np.int64)
+        modes = self.graphs.modes(tokens, steps.prefill_tok)
+        linear = self._tokens.by_tokens.rows(self.graphs.padded(tokens, modes[1]))
         linear = linear + self._tokens.by_sampled.rows(np.ceil(self._logits(steps)).astype(np.int64))
         total = _Sum(len(steps))
         where = None if steps.decode_sequences.all() else np.flatnonzero(steps.decode_sequences)
@@ -205,7 +220,9 @@ class StepModel:
                 total.add(self._prefill(work, some, pairs, keys, _ARRAYS), work.count, where)
         for work in self.plan.states:
             total.add(self._state(work, steps, _ARRAYS), work.count)
-        return StepCosts(*self._assemble(linear.T, total, steps, whole, np))
+        busy = self._busy(steps, whole, np)
+        fixed = self._fixed(linear.T, steps.prefill_tok, whole.sampled, modes, busy, np)
+        return StepCosts(*self._priced(fixed, total, np))
 
     def step(self, batch: Batch) -> StepCost:
         """Cost of one step: what `price` says of one row, in floats."""
@@ -214,8 +231,10 @@ class StepModel:
     def step_of_sums(self, whole: Steps) -> StepCost:
         """The same for a step that is given as its sums: fields of `Steps` as floats and lists by key rule."""
         step = self._micro_batches(whole, Floats)
-        by_tokens = self._tokens.by_tokens.row(math.ceil(self._new_tok(step)))
-        linear = [a + b for a, b in zip(by_tokens, self._tokens.by_sampled.row(math.ceil(self._logits(step))))]
+        fixed = self._fixed_of(
+            math.ceil(self._new_tok(step)), step.prefill_tok, math.ceil(self._logits(step)), whole.sampled,
+            self._busy(step, whole, Floats),
+        )  # fmt: skip
         total = _Sum()
         for work in self.plan.attention:
             if step.decode_sequences:
@@ -224,7 +243,7 @@ class StepModel:
             self._add_prefill(total, step)
         for work in self.plan.states:
             total.add(self._state(work, step, _FLOATS), work.count)
-        return StepCost(*self._assemble(linear, total, step, whole, Floats))
+        return StepCost(*self._priced(fixed, total, Floats))
 
     def _add_prefill(self, total: _Sum, step: Steps) -> None:
         for work in self.plan.attention:
@@ -268,13 +287,8 @@ class StepModel:
         It decodes `sequences` sequences and computes prefill_tok prompt tokens, which complete `completes` prompts.
         """
         verified = sequences * self.tokens_per_decode
-        new_tok, logits = verified + prefill_tok, verified + completes
-        linear = self._linear.get((new_tok, logits))
-        if linear is None:
-            rows = self._tokens.by_tokens.row(new_tok), self._tokens.by_sampled.row(logits)
-            linear = self._linear[new_tok, logits] = [a + b for a, b in zip(*rows)]
-        sums = _TokenSums(new_tok, prefill_tok, sequences + completes)
-        return self._assemble(linear, _Attention(*attention), sums, sums, Floats)[:2]
+        fixed = self._fixed_of(verified + prefill_tok, prefill_tok, verified + completes, sequences + completes)
+        return self._times(fixed, _Attention(*attention), Floats)[:2]
 
     def _new_tok(self, steps: Steps):
         """Tokens that pass through the linear layers."""
@@ -345,40 +359,63 @@ class StepModel:
 
     # -- assembly ---------------------------------------------------------------------------------------------
 
-    def _assemble(self, linear, attention: _Sum, steps: Steps, whole: Steps, xp) -> tuple:
-        """(seconds, joules, seconds by cause): overheads and energy added. `linear` is indexed by cost column.
+    def _busy(self, steps: Steps, whole: Steps, xp):
+        """Share of the devices that have a micro-batch to work on; `steps` is what one pipeline stage sees at a time.
 
-        `steps` is what one pipeline stage sees at a time, `whole` all micro-batches.
+        Stages without one wait: short pipelines of few sequences, and prompts.
         """
-        engine = self.p.engine
-        graph = (steps.prefill_tok == 0) & self.cuda_graphs
-        message_s = xp.where(graph, linear[MESSAGE], linear[EAGER_MESSAGE])
-        attention_s = attention.start_s + attention.compute_s + attention.memory_s
-        gpu_s = linear[START] + linear[COMPUTE] + linear[MEMORY] + attention_s + message_s
-        # Outside graphs the host launches ahead of the GPU: whichever is slower sets the pace.
-        launching_s = xp.where(graph, 0.0, self.plan.launches * engine.eager_launch_s)
-        waiting_s = xp.maximum(0.0, launching_s - gpu_s)
-        host_s = engine.step_host_s + engine.sequence_host_s * whole.sampled
-        host_s = host_s + engine.prefill_host_s * (steps.prefill_tok > 0)
-        sampler_s = linear[SAMPLER]
-        if self.async_scheduling:
-            host_s = xp.maximum(0.0, host_s - (gpu_s + waiting_s + sampler_s))
-        seconds = gpu_s + waiting_s + sampler_s + host_s
         pp = self.parallel.pp
-        # Stages without a micro-batch of their own wait: short pipelines of few sequences, and prompts.
-        busy = 1.0 if pp == 1 else whole.new_tok / (xp.maximum(steps.new_tok, 1e-9) * pp)
-        held_s, joules = self._power(linear, attention, seconds, busy, xp)
+        return 1.0 if pp == 1 else whole.new_tok / (xp.maximum(steps.new_tok, 1e-9) * pp)
+
+    def _fixed(self, linear, prefill_tok, sampled, modes: tuple, busy, xp) -> _Fixed:
+        """What the contexts have no part in. `linear` is indexed by cost column; `modes`: (piecewise, eager)."""
+        engine, (piecewise, eager) = self.p.engine, modes
+        message_s = xp.where(eager, linear[EAGER_MESSAGE], linear[MESSAGE])
+        # Outside graphs the host launches ahead of the GPU: whichever is slower sets the pace.
+        launches = xp.where(piecewise, self.plan.piecewise_launches, 0) + xp.where(eager, self.plan.launches, 0)
+        host_s = engine.step_host_s + engine.sequence_host_s * sampled + engine.prefill_host_s * (prefill_tok > 0)
+        gpu_s = linear[START] + linear[COMPUTE] + linear[MEMORY] + message_s
+        return _Fixed(linear, message_s, gpu_s, launches * engine.eager_launch_s, host_s, busy)
+
+    def _fixed_of(self, tokens: int, prefill_tok: float, logits: int, sampled: float, busy: float = 1.0) -> _Fixed:
+        """`_fixed` of one step, by its tokens, logits and sequences sampled."""
+        key = (tokens, prefill_tok > 0, logits, sampled, busy)
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            modes = self.graphs.modes(tokens, prefill_tok, Floats)
+            by_tokens = self._tokens.by_tokens.row(self.graphs.padded_one(tokens, modes[1]))
+            linear = [a + b for a, b in zip(by_tokens, self._tokens.by_sampled.row(logits))]
+            found = self._known[key] = self._fixed(linear, prefill_tok, sampled, modes, busy, Floats)
+        return found
+
+    def _priced(self, fixed: _Fixed, attention: _Sum, xp) -> tuple:
+        """(seconds, joules, seconds by cause): every second split by cause."""
+        seconds, joules, attention_s, waiting_s, host_s, held_s = self._times(fixed, attention, xp)
+        linear = fixed.linear
         shares = {
             "memory": linear[MEMORY],
             "compute": linear[COMPUTE],
             "attention": attention_s,
             "launch": linear[START] + waiting_s,
-            "communication": message_s,
+            "communication": fixed.message_s,
             "host": host_s,
-            "sampler": sampler_s,
+            "sampler": linear[SAMPLER],
             "power cap": held_s,
         }
-        return seconds + held_s, joules, shares
+        return seconds, joules, shares
+
+    def _times(self, fixed: _Fixed, attention: _Sum, xp) -> tuple:
+        """(seconds, joules, and of the seconds: attention, waiting for launches, host, held by a power cap)."""
+        attention_s = attention.start_s + attention.compute_s + attention.memory_s
+        gpu_s = fixed.gpu_s + attention_s
+        waiting_s = xp.maximum(0.0, fixed.launching_s - gpu_s)
+        working_s = gpu_s + waiting_s + fixed.linear[SAMPLER]
+        host_s = xp.maximum(0.0, fixed.host_s - working_s) if self.async_scheduling else fixed.host_s
+        seconds = working_s + host_s
+        held_s, joules = self._power(fixed.linear, attention, seconds, fixed.busy, xp)
+        return seconds + held_s, joules, attention_s, waiting_s, host_s, held_s
 
     def _power(self, linear, attention: _Sum, seconds, busy, xp) -> tuple:
         """(seconds that a power cap adds, joules of all devices).
@@ -388,13 +425,13 @@ class StepModel:
         twice as long, while bytes keep their pace and cost less at the lower voltage. `busy`: share of the devices that
         have a micro-batch to work on.
         """
-        power, limit_w = self.p.power, self.device.power.limit_w
+        power, limit_w, static_w = self.p.power, self.device.power.limit_w, self._static_w
         dynamic_j = power.byte_j * (linear[MOVED_BYTE] + attention.moved_byte)
         dynamic_j = dynamic_j + power.flop_j * (linear[ENERGY_FLOP] + attention.energy_flop)
-        static_w = self.idle_power_w / self.parallel.world_size + power.busy_w
-        room_w = limit_w - static_w
-        shortest_s = dynamic_j / room_w if room_w > 0.0 else 0.0 * dynamic_j
-        capped = limit_w < (self.device.power.board_limit_w or limit_w)
-        held_s = xp.clip(shortest_s - seconds, 0.0, capped * (linear[COMPUTE] + attention.compute_s))
+        held_s = 0.0 * seconds
+        if self._capped:
+            room_w = limit_w - static_w
+            shortest_s = dynamic_j / room_w if room_w > 0.0 else 0.0 * dynamic_j
+            held_s = xp.clip(shortest_s - seconds, 0.0, linear[COMPUTE] + attention.compute_s)
         total_s = seconds + held_s
         return held_s, xp.minimum(static_w * total_s + busy * dynamic_j, limit_w * total_s) * self.parallel.world_size

@@ -110,3 +110,21 @@ def test_more_tokens_and_sequences_in_a_step_leave_less_for_the_cache():
         for n, s in ((2048, 128), (16384, 128), (16384, 1024))
     )
     assert small > tokens > both
+
+
+def test_windowed_layers_keep_their_window_where_the_engine_frees_blocks():
+    """Half of gpt-oss's layers see 128 tokens: sequences of 4,096 cost little more than half of what they would."""
+    model, _, precision = setup("openai/gpt-oss-20b", "h100")
+    every, freed = kv_byte_per_tok(model, precision), kv_byte_per_tok(model, precision, held_tok=4096)
+    assert freed == pytest.approx(every * (1 + (128 + 16) / 4096) / 2)
+    assert kv_byte_per_tok(model, precision, held_tok=100) == every
+    chunked, _, bf16 = setup("meta-llama/Llama-4-Scout-17B-16E-Instruct", "h100")
+    assert kv_byte_per_tok(chunked, bf16, held_tok=100_000) == kv_byte_per_tok(chunked, bf16)
+
+
+def test_communicators_take_memory_of_every_device():
+    model, device, bf16 = setup(LLAMA_8B, "h100")
+    one, two = (plan_memory(model, device, bf16, EngineSettings(), Parallelism(tp=tp)) for tp in (1, 2))
+    assert one.overhead_byte == pytest.approx(1.81 * 2**30, rel=0.01)
+    assert two.overhead_byte == pytest.approx(2 * one.overhead_byte)
+    assert one.usable_byte == pytest.approx(0.9 * 79.2 * 2**30)

@@ -20,6 +20,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from simulator.batch import Batch, PrefillChunk
+from simulator.cuda_graphs import ANY_SIZE, EAGER
 from simulator.errors import UserError
 from simulator.memory import weights_byte
 from simulator.model.layers import MoeFfn
@@ -53,7 +54,7 @@ def batch_of(n, context, new=0, cached=128):
 @settings(max_examples=120, deadline=None)
 @given(deployments(), sequences, contexts, st.integers(0, 4096), st.booleans())
 def test_breakdown_sums_and_power_lies_between_idle_and_limit(p, n, context, new, cuda_graphs):
-    p.cuda_graphs = cuda_graphs
+    p.graphs = ANY_SIZE if cuda_graphs else EAGER
     cost = p.step(batch_of(n, context, new))
     assert set(cost.shares) == set(CAUSES)
     assert sum(cost.shares.values()) == pytest.approx(cost.seconds, rel=1e-9)
