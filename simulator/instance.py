@@ -98,6 +98,7 @@ def build_instance(
         cuda_graphs=_graphs(calibration, settings, asked),
         parallel=parallel,
         async_scheduling=calibration.async_scheduling if async_scheduling is None else async_scheduling,
+        micro_batch_tok=settings.max_num_batched_tokens if served is not None else None,
     )
     assumptions = (
         *why,

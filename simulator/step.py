@@ -145,7 +145,8 @@ class StepModel:
     sampler: "greedy", or "full" for temperature with top-k, top-p and penalties. cuda_graphs: which steps replay a
     graph, and of what size (True: decode-only steps of any size; False: none). async_scheduling: the host prepares
     the next step while the GPU works, so that whichever is slower sets the pace. tokens_per_decode: tokens of every
-    decoding sequence that a step verifies at once (speculative decoding).
+    decoding sequence that a step verifies at once (speculative decoding). micro_batch_tok: most prompt tokens that one
+    pipeline stage takes at a time; further ones in the same step follow it through the stages (None: all at a time).
     """
 
     def __init__(
@@ -159,6 +160,7 @@ class StepModel:
         parallel: Parallelism = SINGLE,
         async_scheduling: bool = False,
         tokens_per_decode: int = 1,
+        micro_batch_tok: int | None = None,
     ) -> None:
         if sampler not in SAMPLERS:
             raise UserError(f"unknown sampler '{sampler}', expected one of {', '.join(SAMPLERS)}")
@@ -167,6 +169,7 @@ class StepModel:
         self.sampler, self.parallel = sampler, parallel
         self.graphs = cuda_graphs if isinstance(cuda_graphs, CudaGraphs) else ANY_SIZE if cuda_graphs else EAGER
         self.async_scheduling, self.tokens_per_decode = async_scheduling, tokens_per_decode
+        self.micro_batch_tok = micro_batch_tok
         self.plan: ForwardPlan = plan_forward(model, precision, parallel)
         self.rules = key_rules(model)
         self.p = calibration.parameters
@@ -189,7 +192,7 @@ class StepModel:
         """The same, in steps that verify so many tokens of every decoding sequence."""
         return StepModel(
             self.model, self.device, self.precision, self.calibration, self.sampler, self.graphs, self.parallel,
-            self.async_scheduling, tokens_per_decode,
+            self.async_scheduling, tokens_per_decode, self.micro_batch_tok,
         )  # fmt: skip
 
     @property
@@ -301,20 +304,29 @@ class StepModel:
     # -- attention and recurrent state: of many steps in arrays, of one in floats -------------------------------
 
     def _micro_batches(self, steps: Steps, xp) -> Steps:
-        """What one pipeline stage sees at a time: a share of the decoding sequences, prompts as a whole.
+        """What one pipeline stage sees at a time: a share of the decoding sequences and of the prompts.
 
-        pp micro-batches (no more than there are sequences) pass pp stages, so a step of all of them lasts as long as
-        one micro-batch takes through the whole model.
+        pp micro-batches pass pp stages, so a step of all of them lasts as long as one micro-batch takes through the
+        whole model. There are no more of them than decoding sequences, nor, of prompts, than `micro_batch_tok` makes.
         """
-        if self.parallel.pp == 1:
+        pp = float(self.parallel.pp)
+        if pp == 1.0:
             return steps
-        parts = xp.clip(steps.decode_sequences, 1.0, float(self.parallel.pp))
-        each = steps.decode_keys
-        keys = [of_rule / parts for of_rule in each] if xp is Floats else each / parts[:, None]
+        parts, of_prompts = xp.clip(steps.decode_sequences, 1.0, pp), 1.0
+        if self.micro_batch_tok is not None:
+            of_prompts = xp.clip(xp.ceil(steps.prefill_tok / self.micro_batch_tok), 1.0, pp)
+
+        def shared(by_rule, among):
+            """Of every key rule."""
+            if xp is Floats:
+                return [of_rule / among for of_rule in by_rule]
+            return by_rule / np.broadcast_to(among, steps.prefill_tok.shape)[:, None]
+
+        decode, completing = steps.decode_sequences / parts, (steps.sampled - steps.decode_sequences) / of_prompts
         return Steps(
-            steps.decode_sequences / parts, keys, steps.prefill_sequences, steps.prefill_tok,
-            steps.prefill_cached_tok, steps.prefill_pairs, steps.prefill_keys,
-            (steps.sampled - steps.decode_sequences) + steps.decode_sequences / parts,
+            decode, shared(steps.decode_keys, parts), steps.prefill_sequences / of_prompts,
+            steps.prefill_tok / of_prompts, steps.prefill_cached_tok / of_prompts,
+            shared(steps.prefill_pairs, of_prompts), shared(steps.prefill_keys, of_prompts), completing + decode,
         )  # fmt: skip
 
     def _decode(self, work: AttentionWork, steps: Steps, keys, numbers: _Numbers) -> _Work:

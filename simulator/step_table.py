@@ -43,8 +43,9 @@ class StepTable:
     """Costs of the steps of one deployment; `longest_tok`: the most tokens that one sequence can have.
 
     `physics` is a `simulator.step.StepModel`, or offers the same `price`, `step_of_sums`, `rules`, `idle_power_w`.
-    `stretch(sequences, keys, slopes, steps, until_s)` gives (steps, seconds, joules) of at most `steps` decode steps,
-    no more than it takes to last `until_s`, while `keys`, one sum per rule, grow by `slopes` from step to step.
+    `stretch(sequences, keys, slopes, steps, until_s, extra)` gives (steps, seconds, joules, last step's seconds) of
+    at most `steps` decode steps: no more than it takes to last `until_s` and `extra` further ones. `keys`, one sum per
+    rule, grow by `slopes` from step to step.
     """
 
     def __init__(self, physics: StepModel, longest_tok: int) -> None:
@@ -59,7 +60,7 @@ class StepTable:
 
     def decode(self, sequences: int, keys: Sequence[int]) -> tuple[float, float]:
         """(seconds, joules) of one step of `sequences` decoding sequences that attend to `keys`, one sum per rule."""
-        return self.stretch(sequences, keys, self._still, 1)[1:]
+        return self.stretch(sequences, keys, self._still, 1)[1:3]
 
     def mixed(self, sequences: int, keys: Sequence[int], chunks: Sequence[tuple]) -> tuple[int, int, float, float]:
         """(new prompt tokens, prompts completed, seconds, joules) of a step that also computes chunks of prompts.
@@ -149,15 +150,17 @@ class _NoRule:
         self._physics = physics
         self._costs: dict[int, tuple[float, float]] = {}
 
-    def stretch(self, sequences, keys, slopes, steps: int, until_s: float = math.inf) -> tuple[int, float, float]:
+    def stretch(
+        self, sequences, keys, slopes, steps: int, until_s: float = math.inf, extra: int = 0
+    ) -> tuple[int, float, float, float]:
         """See `StepTable`."""
         if sequences not in self._costs:
             cost = self._physics.price(_decode_steps(sequences, np.empty((1, 0))))
             self._costs[sequences] = float(cost.seconds[0]), float(cost.joules[0])
         seconds, joules = self._costs[sequences]
         if steps * seconds > until_s:
-            steps = _fewest(seconds, 0.0, 0.0, steps, until_s)
-        return steps, steps * seconds, steps * joules
+            steps = min(steps, extra + _fewest(seconds, 0.0, 0.0, steps, until_s))
+        return steps, steps * seconds, steps * joules, seconds
 
 
 class _OneRule:
@@ -167,7 +170,9 @@ class _OneRule:
         self._physics, self._longest = physics, longest_tok
         self._rows: dict[int, tuple[int, list, list, list, list]] = {}
 
-    def stretch(self, sequences, keys, slopes, steps: int, until_s: float = math.inf) -> tuple[int, float, float]:
+    def stretch(
+        self, sequences, keys, slopes, steps: int, until_s: float = math.inf, extra: int = 0
+    ) -> tuple[int, float, float, float]:
         """See `StepTable`."""
         k, slope = keys[0], slopes[0]
         first, second, second_slope, joule, joule_slope = self._rows.get(sequences) or self._row(sequences)
@@ -183,15 +188,14 @@ class _OneRule:
             pairs = here * (here - 1) // 2
             lasts = here * one + growth * pairs
             if seconds + lasts > until_s:
-                here = steps = _fewest(one, growth, 0.0, here, until_s - seconds)
-                steps += taken
-                pairs = here * (here - 1) // 2
-                lasts = here * one + growth * pairs
+                steps = min(steps, taken + extra + _fewest(one, growth, 0.0, here, until_s - seconds))
+                until_s = math.inf
+                continue
             seconds += lasts
             joules += here * (joule[i] + joule_slope[i] * past) + joule_slope[i] * slope * pairs
             taken += here
             if taken == steps:
-                return steps, seconds, joules
+                return steps, seconds, joules, one + growth * (here - 1)
             k += slope * here
             cell = bisect_right(GRID, k, cell) - 1
 
@@ -213,7 +217,9 @@ class _TwoRules:
         self._physics = physics
         self._cells: dict[tuple[int, int, int], tuple[float, ...]] = {}
 
-    def stretch(self, sequences, keys, slopes, steps: int, until_s: float = math.inf) -> tuple[int, float, float]:
+    def stretch(
+        self, sequences, keys, slopes, steps: int, until_s: float = math.inf, extra: int = 0
+    ) -> tuple[int, float, float, float]:
         """See `StepTable`."""
         (k, w), (k_slope, w_slope) = keys, slopes
         seconds = joules = 0.0
@@ -231,16 +237,16 @@ class _TwoRules:
             pairs, squares = here * (here - 1) // 2, (here - 1) * here * (2 * here - 1) // 6
             lasts = here * one + growth * pairs + bend * squares
             if seconds + lasts > until_s:
-                here = _fewest(one, growth, bend, here, until_s - seconds)
-                steps = taken + here
-                pairs, squares = here * (here - 1) // 2, (here - 1) * here * (2 * here - 1) // 6
-                lasts = here * one + growth * pairs + bend * squares
+                steps = min(steps, taken + extra + _fewest(one, growth, bend, here, until_s - seconds))
+                until_s = math.inf
+                continue
             seconds += lasts
+            last_s = one + growth * (here - 1) + bend * (here - 1) ** 2
             one, growth, bend = _along(*cell[4:], x, y, k_slope, w_slope)
             joules += here * one + growth * pairs + bend * squares
             taken += here
             if taken == steps:
-                return steps, seconds, joules
+                return steps, seconds, joules, last_s
             k, w = k + k_slope * here, w + w_slope * here
             k_cell, w_cell = bisect_right(GRID, k, k_cell) - 1, bisect_right(GRID, w, w_cell) - 1
 
@@ -270,13 +276,16 @@ class _ManyRules:
     def __init__(self, physics: Any, longest_tok: int) -> None:
         self._physics = physics
 
-    def stretch(self, sequences, keys, slopes, steps: int, until_s: float = math.inf) -> tuple[int, float, float]:
+    def stretch(
+        self, sequences, keys, slopes, steps: int, until_s: float = math.inf, extra: int = 0
+    ) -> tuple[int, float, float, float]:
         """See `StepTable`."""
         grown = np.array(keys, dtype=float) + np.outer(np.arange(steps), slopes)
         cost = self._physics.price(_decode_steps(sequences, grown))
         ends = np.cumsum(cost.seconds)
-        steps = min(steps, int(np.searchsorted(ends, until_s)) + 1)
-        return steps, float(ends[steps - 1]), float(cost.joules[:steps].sum())
+        if ends[-1] > until_s:
+            steps = min(steps, int(np.searchsorted(ends, until_s)) + 1 + extra)
+        return steps, float(ends[steps - 1]), float(cost.joules[:steps].sum()), float(cost.seconds[steps - 1])
 
 
 def _along(value, by_k, by_w, both, x: int, y: int, k_slope: int, w_slope: int) -> tuple[float, float, float]:

@@ -55,23 +55,25 @@ def one_by_one(kind, n, keys, slopes, steps) -> np.ndarray:
 @settings(max_examples=120, deadline=None)
 @given(stretches())
 def test_a_stretch_is_the_sum_of_its_steps(drawn):
-    steps, seconds, joules = table(drawn[0]).stretch(*drawn[1:])
+    steps, seconds, joules, last_s = table(drawn[0]).stretch(*drawn[1:])
     costs = one_by_one(*drawn)
     assert steps == drawn[-1]
     assert (seconds, joules) == pytest.approx(tuple(costs.sum(axis=0)), rel=1e-12)
+    assert last_s == pytest.approx(costs[-1, 0], rel=1e-12)
 
 
 @settings(max_examples=120, deadline=None)
-@given(stretches(), st.floats(0.0, 1.2))
-def test_a_stretch_ends_with_the_first_step_that_reaches_a_time(drawn, share):
+@given(stretches(), st.floats(0.0, 1.2), st.integers(0, 2))
+def test_a_stretch_ends_with_the_first_step_that_reaches_a_time(drawn, share, extra):
     costs = one_by_one(*drawn)
     ends = np.cumsum(costs[:, 0])
     until_s = share * ends[-1]
-    steps, seconds, joules = table(drawn[0]).stretch(*drawn[1:], until_s)
-    expected = min(int(np.searchsorted(ends, until_s)) + 1, drawn[-1])
+    steps, seconds, joules, last_s = table(drawn[0]).stretch(*drawn[1:], until_s, extra)
+    expected = min(int(np.searchsorted(ends, until_s)) + 1 + extra, drawn[-1])
     if np.abs(ends / max(until_s, 1e-300) - 1.0).min() > 1e-12:
         assert steps == expected
     assert (seconds, joules) == pytest.approx(tuple(costs[:steps].sum(axis=0)), rel=1e-12)
+    assert last_s == pytest.approx(costs[steps - 1, 0], rel=1e-12)
 
 
 def test_grid_points_are_distinct_and_close():

@@ -179,6 +179,19 @@ def test_prefilling_elsewhere_keeps_decode_steps_even():
     assert np.percentile(gap[1], 99) < np.percentile(gap[0], 99)
 
 
+def test_a_queue_of_prompts_fills_the_pipeline_and_a_single_one_does_not():
+    def lasts_s(prompts: int, stages: int) -> float:
+        traffic = Traffic(np.full(prompts, 8000), np.ones(prompts, dtype=np.int64), np.zeros(prompts))
+        scenario = TrafficScenario(
+            gpu="h100", model="llama-3.1-8b", traffic=traffic, pipeline_parallel_size=stages, offline=True,
+            engine_settings={"max_num_batched_tokens": 8192},
+        )  # fmt: skip
+        return simulate_traffic(scenario).served.end_s
+
+    assert 0.75 * 4 < lasts_s(64, 1) / lasts_s(64, 4) < 4.05
+    assert lasts_s(1, 4) == pytest.approx(lasts_s(1, 1), rel=0.1)
+
+
 # -- policies, caches, replicas --------------------------------------------------------------------------------
 
 

@@ -55,4 +55,7 @@ def deployment(engine: EngineSettings, kv_blocks: int = MANY, physics=None, **mo
 
 def token_by_token(chosen: Deployment) -> TokenByToken:
     """The slow scheduler for a deployment."""
-    return TokenByToken(chosen.settings, chosen.kv_blocks, chosen.costs.rules, chosen.async_scheduling)
+    return TokenByToken(
+        chosen.settings, chosen.kv_blocks, chosen.costs.rules, chosen.async_scheduling,
+        micro_batches=chosen.micro_batches,
+    )  # fmt: skip

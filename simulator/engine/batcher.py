@@ -58,6 +58,7 @@ class Batcher:
 
     With `async_scheduling` the next step is planned before the present one has ended, as in vLLM: what a finish frees
     is seen one step later (the driver sees to arrivals). `rules`: whose attended keys to follow, see `keys`.
+    `micro_batches`: of max_num_batched_tokens each, that a step sends through as many pipeline stages.
     """
 
     written_tok: int | None = None  # tokens of the last step, where that is not one for every sequence that samples
@@ -68,8 +69,9 @@ class Batcher:
         kv_blocks: int,
         rules: Sequence[KeyRule] = (),
         async_scheduling: bool = False,
+        micro_batches: int = 1,
     ) -> None:
-        self._seats, self._budget = settings.max_num_seqs, settings.max_num_batched_tokens
+        self._seats, self._budget = settings.max_num_seqs, settings.max_num_batched_tokens * micro_batches
         self._size, self._caching = settings.block_size, settings.enable_prefix_caching
         self._chunked = settings.enable_chunked_prefill
         self._by_priority = settings.scheduling_policy == "priority"

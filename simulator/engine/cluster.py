@@ -44,6 +44,7 @@ class Deployment:
     async_scheduling: bool = False
     request_s: float = 0.0
     prompt_tok_s: float = 0.0
+    micro_batches: int = 1  # pipeline stages, each of which takes max_num_batched_tokens at a time
     prefill_replicas: int = 0
     transfer_start_s: float = 0.0
     transfer_tok_s: float = 0.0
@@ -94,7 +95,8 @@ class _Run:
         if deployment.batcher is not None:
             return deployment.batcher(deployment)
         return Batcher(
-            deployment.settings, deployment.kv_blocks, deployment.costs.rules, deployment.async_scheduling
+            deployment.settings, deployment.kv_blocks, deployment.costs.rules, deployment.async_scheduling,
+            deployment.micro_batches,
         )  # fmt: skip
 
     def _too_long(self) -> np.ndarray:

@@ -28,6 +28,7 @@ class Replica:
 
     def __init__(self, number: int, batcher: Any, costs: Any, async_scheduling: bool = False) -> None:
         self.number, self.batcher, self._costs, self._async = number, batcher, costs, async_scheduling
+        self._ahead = int(async_scheduling)  # steps that are planned already when somebody comes
         self.rows = array("d")
         self.torn_gap_s = array("d")
         self.end_s = math.inf
@@ -116,9 +117,6 @@ class Replica:
         """The stretch ends, at `end_s`; `batcher.first`, `done` and `resumed` tell what it brought."""
         end_s, steps = self.end_s, self._steps
         batcher = self.batcher
-        if self._async and steps > 1 and not self._settled and self.coming:
-            # The stretch ran out by itself; who came before its last step is seen now.
-            self._last_step_s = end_s - self._last_step_of(steps)
         batcher.advance(steps)
         row = self._row
         if batcher.written_tok is not None:
@@ -143,18 +141,11 @@ class Replica:
 
     def _run(self, steps: int, sequences: int, keys: Sequence[int], until_s: float) -> None:
         """Let decode steps run from `_start_s` on: at most `steps`, and no more than it takes to see an arrival."""
-        start_s, slopes = self._start_s, self.batcher.slopes()
-        taken, seconds, joules = self._costs.stretch(sequences, keys, slopes, steps, until_s - start_s)
-        if taken < steps:
+        start_s = self._start_s
+        taken, seconds, self._joules, last_s = self._costs.stretch(
+            sequences, keys, self.batcher.slopes(), steps, until_s - start_s, self._ahead
+        )
+        if taken < steps or until_s < start_s + seconds:
             self._settled = True
-            if self._async:
-                self._last_step_s = start_s + seconds
-                one_s, one_j = self._costs.decode(sequences, [k + slope * taken for k, slope in zip(keys, slopes)])
-                taken, seconds, joules = taken + 1, seconds + one_s, joules + one_j
-        self._steps, self._seconds, self._joules, self.end_s = taken, seconds, joules, start_s + seconds
-
-    def _last_step_of(self, steps: int) -> float:
-        """Seconds that the last of the stretch's steps takes."""
-        batcher = self.batcher
-        keys = [k + slope * (steps - 1) for k, slope in zip(batcher.keys(), batcher.slopes())]
-        return self._costs.decode(batcher.decoding, keys)[0]
+        self._steps, self._seconds, self.end_s = taken, seconds, start_s + seconds
+        self._last_step_s = self.end_s - last_s if taken > 1 else start_s

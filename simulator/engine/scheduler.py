@@ -86,13 +86,20 @@ class Scheduler:
 
     With `async_scheduling` the next step is planned while the present one runs: the seat and the blocks of a sequence
     that has finished are free for others one step later. `draft_tok`: further tokens that every decoding sequence
-    verifies per step (speculative decoding).
+    verifies per step (speculative decoding). `micro_batches`: of max_num_batched_tokens each, that a step sends through
+    as many pipeline stages.
     """
 
     def __init__(
-        self, settings: EngineSettings, cache: KvCache, async_scheduling: bool = False, draft_tok: int = 0
+        self,
+        settings: EngineSettings,
+        cache: KvCache,
+        async_scheduling: bool = False,
+        draft_tok: int = 0,
+        micro_batches: int = 1,
     ) -> None:
         self.settings, self.cache, self.draft_tok = settings, cache, draft_tok
+        self._budget = settings.max_num_batched_tokens * micro_batches
         self.waiting = POLICIES[settings.scheduling_policy]()
         self.running: list[Sequence] = []
         self.preempted: list[Sequence] = []  # by the last plan
@@ -106,7 +113,7 @@ class Scheduler:
         self._see_finishes()
         chunks: dict[Sequence, int] = {}
         self.preempted, self.admitted = [], []
-        budget = self._schedule_running(chunks, self.settings.max_num_batched_tokens)
+        budget = self._schedule_running(chunks, self._budget)
         if not self.preempted:  # vLLM admits nobody in a step that had to preempt
             self._admit(chunks, budget)
         decode_only = all(sequence.decoding for sequence in chunks)

@@ -33,9 +33,10 @@ class TokenByToken:
         draft_tok: int = 0,
         acceptance_rate: float = 0.0,
         rng: np.random.Generator | None = None,
+        micro_batches: int = 1,
     ) -> None:
         self._cache = KvCache(kv_blocks, settings.block_size, settings.enable_prefix_caching)
-        self._scheduler = Scheduler(settings, self._cache, async_scheduling, draft_tok)
+        self._scheduler = Scheduler(settings, self._cache, async_scheduling, draft_tok, micro_batches)
         self._rules, self._draft_tok, self._acceptance, self._rng = rules, draft_tok, acceptance_rate, rng
         self._plan: Plan | None = None
         self._contexts = np.empty(0, dtype=np.int64)

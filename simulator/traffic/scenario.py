@@ -115,6 +115,7 @@ def prepare_traffic(scenario: TrafficScenario) -> TrafficSetup:
         replicas=scenario.data_parallel_size,
         routing=scenario.routing,
         async_scheduling=physics.async_scheduling,
+        micro_batches=instance.parallel.pp,
         request_s=0.0 if scenario.offline else engine.request_s,
         prompt_tok_s=0.0 if scenario.offline else engine.prompt_tok_s,
         prefill_replicas=scenario.prefill_replicas,
@@ -166,7 +167,13 @@ def _token_by_token(scenario: TrafficScenario) -> Callable[[Deployment], TokenBy
         rng, speculative = np.random.default_rng([scenario.seed, made]), scenario.speculative
         drafts = (speculative.num_speculative_tokens, speculative.acceptance_rate) if speculative else (0, 0.0)
         return TokenByToken(
-            deployment.settings, deployment.kv_blocks, deployment.costs.rules, deployment.async_scheduling, *drafts, rng
+            deployment.settings,
+            deployment.kv_blocks,
+            deployment.costs.rules,
+            deployment.async_scheduling,
+            *drafts,
+            rng,
+            deployment.micro_batches,
         )
 
     return make

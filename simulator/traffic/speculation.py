@@ -73,12 +73,13 @@ class SpeculativeCosts:
         self.idle_power_w = target.idle_power_w
 
     def stretch(
-        self, sequences: int, keys: Sequence[int], slopes: Sequence[int], steps: int, until_s: float = math.inf
-    ) -> tuple[int, float, float]:
-        """(1, seconds, joules) of one verification and the drafts before it."""
+        self, sequences: int, keys: Sequence[int], slopes: Sequence[int], steps: int, until_s: float = math.inf,
+        extra: int = 0,
+    ) -> tuple[int, float, float, float]:
+        """(1, seconds, joules, seconds) of one verification and the drafts before it."""
         seconds, joules = self._target.decode(sequences, keys[: self._own])
         drafted_s, drafted_j = self._drafted(sequences, keys)
-        return 1, seconds + drafted_s, joules + drafted_j
+        return 1, seconds + drafted_s, joules + drafted_j, seconds + drafted_s
 
     def mixed(self, sequences: int, keys: Sequence[int], chunks: Sequence[tuple]) -> tuple[int, int, float, float]:
         """As `StepTable.mixed`; prompts pass through the draft, too."""
@@ -91,7 +92,7 @@ class SpeculativeCosts:
 
     def decode(self, sequences: int, keys: Sequence[int]) -> tuple[float, float]:
         """(seconds, joules) of one step."""
-        return self.stretch(sequences, keys, (), 1)[1:]
+        return self.stretch(sequences, keys, (), 1)[1:3]
 
     def _drafted(self, sequences: int, keys: Sequence[int]) -> tuple[float, float]:
         """Drafting all tokens of a step, one after the other."""
