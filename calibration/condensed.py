@@ -24,7 +24,6 @@ def linear_weights(trajectory: Trajectory, name: str, reference_s: np.ndarray | 
     For the median and p99 of ttft, tpot and e2e the mean over the requests whose rank is within `BAND` of the quantile
     when rows take `reference_s` (S,) (default: a rough guess): close while other costs keep the ranks about the same.
     """
-    _refuse_open_loop(trajectory)
     if name == "duration_s":
         return trajectory.repeat.astype(float)
     if name == "tpot_s_mean" and trajectory.tpot_of_window:  # batch / (tokens / time) = sum(running * time) / tokens
@@ -54,11 +53,6 @@ def _lag_weights(trajectory: Trajectory, each: np.ndarray) -> np.ndarray:
     rows = len(trajectory.repeat)
     row = np.minimum(trajectory.submitted[follow], rows - 1)
     return trajectory.follow_lag_steps * np.bincount(row, each[follow], rows)
-
-
-def _refuse_open_loop(trajectory: Trajectory) -> None:
-    if trajectory.submitted_s is not None:
-        raise ValueError("the batches of an open loop depend on the seconds: its metrics are not linear in them")
 
 
 def _span_weights(trajectory: Trajectory, start: np.ndarray, end: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -160,7 +154,6 @@ def condensed(
     reference_s: np.ndarray | None = None,
 ) -> Condensed:
     """A few weighted rows that give the metrics `names`. `reference_s` (S,): see `linear_weights`."""
-    _refuse_open_loop(trajectory)
     wanted = {name: _weighting(trajectory, name, reference_s) for name in names}
     names = tuple(name for name in names if wanted[name].any())  # without any token gap there is no tpot
     blocks: list[np.ndarray] = []  # distinct weightings, each of sum 1

@@ -36,19 +36,18 @@ def replay(setup: Setup, physics: StepModel) -> dict[str, float]:
     """
     try:
         if setup.record.load == "open_loop":
-            trajectory, seconds, joules = simulate_open_loop(
+            values = simulate_open_loop(
                 setup.record, setup.model, setup.settings, setup.kv_blocks, physics, dp=setup.parallel.dp,
                 async_scheduling=setup.async_scheduling,
-            )  # fmt: skip
+            ).metrics()  # fmt: skip
         else:
             trajectory = trajectory_of(
                 setup.record, setup.model, setup.settings, setup.kv_blocks, setup.parallel.dp, setup.async_scheduling
             )
             costs = physics.price(trajectory.steps)
-            seconds, joules = costs.seconds, costs.joules
+            values = metrics(trajectory, costs.seconds, costs.joules)
     except UserError as error:
         raise Unsupported(str(error)) from None
-    values = metrics(trajectory, seconds, joules)
     if setup.memory is not None:
         values["kv_capacity_tok"] = float(setup.memory.kv_capacity_tok * setup.parallel.dp)
     return with_front_end(values, setup, physics.calibration.parameters.engine)

@@ -6,6 +6,7 @@ overlap, no launch, host, sampling or communication. It says nothing of power.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from calibration.trajectory import Trajectory
 from calibration.trajectory_metrics import metrics
 from simulator.device import Device
 from simulator.kernels.moe import touched_experts
+from simulator.keys import KeyRule, key_rules
 from simulator.operators import ExpertWork, ForwardPlan, plan_forward
 from simulator.parallel import Parallelism
 from simulator.precision import Precision, compute_dtype
@@ -34,19 +36,20 @@ class RooflinePrice:
 class PlainRoofline:
     """Physics of one deployment: each step lasts max(bytes / bandwidth, sum over types of FLOPs / peak) of one device.
 
-    Has `price` as `StepModel` has, so that runs with arrivals in real time can be replayed with it.
+    Has `price` and `rules` as `StepModel` has, so that runs with arrivals in real time can be replayed with it.
     """
 
-    idle_power_w = 0.0
-
-    def __init__(self, plan: ForwardPlan, device: Device, precision: Precision, parallel: Parallelism) -> None:
-        self.plan, self.device, self.precision, self.parallel = plan, device, precision, parallel
+    def __init__(
+        self, plan: ForwardPlan, device: Device, precision: Precision, parallel: Parallelism,
+        rules: Sequence[KeyRule] = (),
+    ) -> None:  # fmt: skip
+        self.plan, self.device, self.precision, self.parallel, self.rules = plan, device, precision, parallel, rules
 
     @classmethod
     def of(cls, setup: Setup) -> PlainRoofline:
         """The roofline of a run's deployment."""
         plan = plan_forward(setup.model, setup.precision, setup.parallel)
-        return cls(plan, setup.device, setup.precision, setup.parallel)
+        return cls(plan, setup.device, setup.precision, setup.parallel, key_rules(setup.model))
 
     def price(self, steps: Steps) -> RooflinePrice:
         """Seconds of every row of `steps`."""

@@ -60,7 +60,6 @@ class Trajectory:
     tpot_of_window: bool = False  # tpot_s_mean is mean batch / throughput in rate_window
     follow_lag_steps: float = 0.0  # of requests that follow on another: steps from their arrival to their edge
     replicas: int = 1
-    submitted_s: np.ndarray | None = None  # (N,) arrival times where they are not edges (open loop)
     assumptions: tuple[str, ...] = ()
 
     @property

@@ -51,8 +51,6 @@ def request_times(trajectory: Trajectory, name: str, edges: np.ndarray) -> np.nd
     """`ttft_s`, `tpot_s` or `e2e_s` of each request that has one."""
     start, end = SPANS[name]
     began = edges[getattr(trajectory, start)]
-    if start == "submitted" and trajectory.submitted_s is not None:
-        began = trajectory.submitted_s
     times = edges[getattr(trajectory, end)] - began
     if start == "submitted" and trajectory.follow_lag_steps:
         times = times + trajectory.follow_lag_steps * _following_step_s(trajectory, edges)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -42,14 +43,15 @@ GRID = _grid()
 class StepTable:
     """Costs of the steps of one deployment; `longest_tok`: the most tokens that one sequence can have.
 
-    `physics` is a `simulator.step.StepModel`, or offers the same `price`, `step_of_sums`, `rules`, `idle_power_w`.
+    `physics` is a `simulator.step.StepModel`, or offers the same `price` and `rules`.
     `stretch(sequences, keys, slopes, steps, until_s, extra)` gives (steps, seconds, joules, last step's seconds) of
     at most `steps` decode steps: no more than it takes to last `until_s` and `extra` further ones. `keys`, one sum per
     rule, grow by `slopes` from step to step.
     """
 
     def __init__(self, physics: StepModel, longest_tok: int) -> None:
-        self.physics, self.rules, self.idle_power_w = physics, physics.rules, physics.idle_power_w
+        self.physics, self.rules = physics, physics.rules
+        self.idle_power_w = float(getattr(physics, "idle_power_w", 0.0))
         decode = (_NoRule, _OneRule, _TwoRules)[len(self.rules)] if len(self.rules) < 3 else _ManyRules
         self.stretch = decode(physics, longest_tok).stretch
         self._still = [0] * len(self.rules)
@@ -72,8 +74,7 @@ class StepTable:
             new += new_tok
             completes += last
         if not self._in_parts:
-            cost = self.physics.step_of_sums(self._sums(sequences, keys, chunks))
-            return new, completes, cost.seconds, cost.joules
+            return new, completes, *self._exact(self._sums(sequences, keys, chunks))
         key = chunks[0][1:3] if len(chunks) == 1 else tuple(sorted(chunk[1:3] for chunk in chunks))
         parts = self._prefill.get(key)
         if parts is None:
@@ -84,6 +85,14 @@ class StepTable:
             for table, k in zip(self._attention, keys):
                 parts = table.added(parts, sequences, k)
         return new, completes, *self.physics.step_of_parts(sequences, new, completes, parts)
+
+    def _exact(self, sums: Steps) -> tuple[float, float]:
+        """(seconds, joules) of one step from the physics itself."""
+        if hasattr(self.physics, "step_of_sums"):
+            cost = self.physics.step_of_sums(sums)
+            return cost.seconds, cost.joules
+        cost = self.physics.price(Steps(*(np.array([getattr(sums, field.name)]) for field in fields(Steps))))
+        return float(cost.seconds[0]), float(cost.joules[0])
 
     def _sums(self, sequences: int, keys: Sequence[int], chunks: Sequence[tuple]) -> Steps:
         read = [_chunk_keys(rule, chunks) for rule in self.rules]

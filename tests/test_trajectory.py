@@ -14,18 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibration.condensed import condensed, linear_weights
-from calibration.open_loop import run_arrivals, simulate_open_loop
+from calibration.open_loop import simulate_open_loop
 from calibration.records import RunRecord
 from calibration.trajectory import run_requests, trajectory_of
 from calibration.trajectory_metrics import metrics, repeated_quantile
 from simulator.batch import Batch, PrefillChunk
 from simulator.engine import EngineSettings, Server
+from simulator.engine.cluster import Deployment, serve
 from simulator.engine.schedule_steps import prefill_keys, steps_of
 from simulator.engine.token_clock import Requests, schedule
 from simulator.errors import UserError
 from simulator.keys import KeyRule
 from simulator.model import load_model
+from simulator.step_table import StepTable
 from simulator.steps import Steps
+from simulator.workload.traffic import Traffic
 
 FULL = (KeyRule(),)
 RULES = (KeyRule(), KeyRule(20), KeyRule(16, chunked=True))
@@ -41,6 +44,8 @@ class Price:
 @dataclass(frozen=True)
 class Fake(FakeStepModel):
     """The fake physics for many steps at once: affine in new tokens and in attended context."""
+
+    rules = FULL
 
     def price(self, steps: Steps) -> Price:
         context = steps.decode_keys[:, 0] - steps.decode_sequences
@@ -162,13 +167,12 @@ def test_open_loops_run_as_in_the_serving_engine(drawn, seed):
     physics = Fake()
     arrival_s = np.cumsum(np.random.default_rng(seed).exponential(0.2, len(work)))
     calls = served(work, engine, kv_blocks, physics, arrival_s)
-    trajectory, seconds, joules = run_arrivals(work, arrival_s, engine, kv_blocks, FULL, physics)
-    edges = trajectory.edges_s(seconds)
-    np.testing.assert_allclose(edges[trajectory.first_token], [call.first_token_s for call in calls], rtol=1e-9)
-    np.testing.assert_allclose(edges[trajectory.finished], [call.finished_s for call in calls], rtol=1e-9)
-    found = metrics(trajectory, seconds, joules)
-    assert found["ttft_s_mean"] == pytest.approx(np.mean([call.ttft_s for call in calls]), rel=1e-9)
-    assert 0 < found["power_w"] <= physics.busy_w * (1 + 1e-9)
+    prefixes = tuple((("shared", int(tok)),) if tok else () for tok in work.shared_prefix_tok)
+    traffic = Traffic(work.prompt_tok, work.output_tok, arrival_s, shared_prefix=prefixes)
+    found = serve(traffic, Deployment(StepTable(physics, 1000), engine, kv_blocks)).requests
+    np.testing.assert_allclose(found.first_token_s, [call.first_token_s for call in calls], rtol=1e-9)
+    np.testing.assert_allclose(found.finished_s, [call.finished_s for call in calls], rtol=1e-9)
+    assert found.cached_tok.tolist() == [call.cached_tok for call in calls]
 
 
 @given(st.lists(st.tuples(st.integers(1, 90), st.integers(0, 90)), min_size=1, max_size=20))
@@ -351,23 +355,25 @@ def test_a_run_that_was_served_fits_whatever_the_estimate_says(model):
     assert any("but the run was served" in said for said in tight.assumptions)
     assert tight.output_tok.sum() == roomy.output_tok.sum() and tight.running.max() < roomy.running.max()
     opened = msgspec.structs.replace(run, load="open_loop", request_rate_rps=1.0)
-    late = simulate_open_loop(opened, model, EngineSettings(), 3, Fake())[0]
+    late = simulate_open_loop(opened, model, EngineSettings(), 3, Fake())
     assert any("but the run was served" in said for said in late.assumptions)
 
 
 def test_an_open_loop_record(model):
     run = record(load="open_loop", request_rate_rps=4.0, num_requests=60)
-    trajectory, seconds, joules = simulate_open_loop(run, model, EngineSettings(), MANY, Fake(), seed=3)
-    found = metrics(trajectory, seconds, joules)
+    opened = simulate_open_loop(run, model, EngineSettings(), MANY, Fake(), seed=3)
+    found = opened.metrics()
     assert found["duration_s"] == pytest.approx(60 / 4.0, rel=0.4)
-    again = simulate_open_loop(run, model, EngineSettings(), MANY, Fake(), seed=3)[1]
-    np.testing.assert_array_equal(seconds, again)
+    assert 0 < found["power_w"] <= Fake().busy_w * (1 + 1e-9)
+    assert set(found) >= {f"{span}_{q}" for span in ("ttft_s", "tpot_s", "e2e_s") for q in ("mean", "median", "p99")}
+    again = simulate_open_loop(run, model, EngineSettings(), MANY, Fake(), seed=3)
+    assert again.metrics() == found
+    halves = simulate_open_loop(run, model, EngineSettings(), MANY, Fake(), seed=3, dp=2)
+    assert len(halves.served.requests) == 30 and halves.metrics()["power_w"] > Fake().busy_w
     with pytest.raises(UserError, match="use simulate_open_loop"):
         trajectory_of(run, model, EngineSettings(), MANY)
     with pytest.raises(UserError, match="request_rate_rps not stated"):
         simulate_open_loop(record(load="open_loop"), model, EngineSettings(), MANY, Fake())
-    with pytest.raises(ValueError, match="open loop"):
-        condensed(trajectory)
 
 
 # -- linear weights and condensed rows -------------------------------------------------------------------------
@@ -478,8 +484,6 @@ def test_what_is_not_linear_is_refused(model):
         linear_weights(trajectory, "output_tok_per_s")
     with pytest.raises(ValueError, match="need at least"):
         condensed(trajectory, ("ttft_s_mean", "tpot_s_mean"), max_rows=3)
-    with pytest.raises(ValueError, match="ascending"):
-        run_arrivals(requests([5], [5]), np.array([1.0, 2.0]), EngineSettings(), MANY, FULL, Fake())
 
 
 def test_the_fakes_agree():

@@ -30,11 +30,6 @@ class Bent:
         seconds = np.hypot(reading, computing) + 3e-5 * steps.sampled + 2e-3 * (steps.prefill_tok > 0)
         return StepCost(seconds, 250.0 * seconds + 0.02 * steps.new_tok, {})
 
-    def step_of_sums(self, sums: Steps):
-        columns = (np.array([getattr(sums, name)]) for name in Steps.__dataclass_fields__)
-        cost = self.price(Steps(*columns))
-        return StepCost(float(cost.seconds[0]), float(cost.joules[0]), {})
-
 
 class Plain(Bent):
     """Every step takes `base_s`, and `token_s` for each token that it computes."""

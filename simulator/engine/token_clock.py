@@ -20,9 +20,9 @@ from simulator.errors import UserError
 class Requests:
     """A workload: int arrays with one entry per request, in order of submission.
 
-    `in_flight` requests are submitted at the start, each further one when one ends (all at the start: the number of
-    requests; 0: the driver of the clock says when they arrive). The first `shared_prefix_tok` tokens of a prompt are
-    the beginning of one text that all requests share.
+    `in_flight` requests are submitted at the start, each further one when one ends (0: they come at times of their own,
+    which step-time knows nothing of). The first `shared_prefix_tok` tokens of a prompt are the beginning of one text
+    that all requests share.
     """
 
     prompt_tok: np.ndarray  # (N,)
@@ -113,7 +113,6 @@ class TokenClock:
         _check_lengths(requests, settings, kv_blocks)
         self._batcher = _Recorder(settings, kv_blocks, async_scheduling)
         self._async = async_scheduling
-        self._closed = requests.in_flight > 0  # a finish submits the next request
         n = len(requests)
         self._requests: list[Request] = []  # those submitted
         self._unseen: deque[tuple[int, Request]] = deque()  # submitted at a finish that the engine has not yet seen
@@ -134,35 +133,6 @@ class TokenClock:
     def done(self) -> bool:
         """Whether nothing runs and nothing waits."""
         return self._batcher.idle and not self._unseen
-
-    @property
-    def open_to_arrivals(self) -> bool:
-        """Whether somebody who came now could join before the present batch changes."""
-        return not (self._batcher.queue or self._unseen)
-
-    def arrive(self) -> None:
-        """Submit the next request now."""
-        self._batcher.push(self._next())
-
-    def idle(self) -> None:
-        """Let one step pass with nothing to do (a stretch of its own)."""
-        self._batcher.blocked = False
-        self._record(1)
-        self._batcher.step += 1
-
-    def contexts(self) -> np.ndarray:
-        """KV tokens of each decoding sequence before the next step; int array, in no particular order."""
-        step = self._batcher.step
-        decoding = (request for request in self._batcher.running if request.finish >= 0)
-        return np.array([request.computed + step - request.start for request in decoding], dtype=np.int64)
-
-    def planned_chunks(self) -> list[tuple[int, int, bool]]:
-        """(new, cached, completes) of the prefill chunks of the planned step."""
-        return [chunk[1:] for chunk in self._batcher.chunks]
-
-    def planned_joins(self) -> list[int]:
-        """KV tokens of preempted sequences that decode at once in the planned step; `contexts` leaves them out."""
-        return self._batcher.joins
 
     # -- one stretch -----------------------------------------------------------------------------------------
 
@@ -201,7 +171,7 @@ class TokenClock:
             self._resumed.append((self._gap_from.pop(request.number), edge))
         for request in batcher.done:
             self._finished[request.number] = edge
-            if self._closed and len(self._requests) < len(self._prompt):
+            if len(self._requests) < len(self._prompt):
                 self._submitted[len(self._requests)] = edge
                 if self._async:
                     self._unseen.append((batcher.step, self._next()))
