@@ -10,7 +10,7 @@ from calibration.sources import source_of
 from simulator.cuda_graphs import EAGER, RULES, CudaGraphs
 from simulator.device import Device, load_device
 from simulator.engine import EngineSettings
-from simulator.engine.defaults import vllm_limits
+from simulator.engine.defaults import frees_behind_windows, vllm_limits
 from simulator.errors import UserError
 from simulator.memory import MemoryPlan, plan_memory
 from simulator.model import Model, load_model
@@ -111,7 +111,7 @@ def resolve(record: RunRecord) -> Setup:
         raise Unsupported("a model that writes by diffusion")
     if record.input_tok + record.output_tok > model.max_position_embeddings:
         raise Unsupported(f"more tokens than the model can read ({model.max_position_embeddings})")
-    hybrid = family.engine == "vllm" and (version is None or version_number(version) >= HYBRID_KV_SINCE)
+    hybrid = frees_behind_windows(family.engine, version)
     memory, kv_blocks = _memory(record, model, device, precision, settings, parallel, hybrid)
     return Setup(
         record=record,
@@ -218,9 +218,6 @@ def _prefix_caching(record: RunRecord, model: Model, v1: bool) -> bool:
 def graph_rule_of(record: RunRecord, family: EngineFamily, version: str | None) -> str:
     """The name of the rule by which the engine of a run records graphs where its flags say nothing else."""
     return rule_of(family, version, source_of(record.source).v1)
-
-
-HYBRID_KV_SINCE = (0, 10)  # vLLM from which blocks behind sliding windows are freed by default
 
 
 def _memory(record, model, device, precision, settings, parallel, hybrid) -> tuple[MemoryPlan | None, int]:

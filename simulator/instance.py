@@ -8,7 +8,7 @@ from typing import Any
 
 from simulator.cuda_graphs import EAGER, RULES, CudaGraphs
 from simulator.device import Device, load_device
-from simulator.engine.defaults import vllm_limits
+from simulator.engine.defaults import frees_behind_windows, vllm_limits
 from simulator.engine.settings import EngineSettings
 from simulator.errors import UserError, unknown_name
 from simulator.memory import MemoryPlan, plan_memory, weights_byte
@@ -62,12 +62,17 @@ class Instance:
 
 
 def build_instance(
-    asked: InstanceChoice, *, served: bool | None = None, async_scheduling: bool | None = None
+    asked: InstanceChoice,
+    *,
+    served: bool | None = None,
+    async_scheduling: bool | None = None,
+    held_tok: float | None = None,
 ) -> Instance:
     """Look up and check everything that `asked` names. UserError on any bad input.
 
     served: whose limits hold where nobody sets them, see `default_limits`. async_scheduling None: as the engine's
-    version does.
+    version does. held_tok: tokens that a running sequence holds in the mean, where that is known: engines that free
+    blocks behind sliding windows then have room for more.
     """
     device = load_device(asked.gpu, asked.power_mode)
     engine, version = engine_version(asked.engine)
@@ -88,7 +93,8 @@ def build_instance(
     precision, precision_notes = _precision(model, device, asked)
     limits = default_limits(asked, device, served)
     settings = engine_settings(model, asked, limits)
-    memory = plan_memory(model, device, precision, settings, parallel)
+    held_tok = held_tok if frees_behind_windows(engine, version) else None
+    memory = plan_memory(model, device, precision, settings, parallel, held_tok)
     settings, length_notes = fit_length(settings, memory, asked)
     step_model = StepModel(
         model,
@@ -109,7 +115,7 @@ def build_instance(
         f"weights in {precision.weights}, activations in {precision.activations}, KV cache in {precision.kv_cache}",
         *_engine_notes(settings, asked, step_model, limits[0]),
         *length_notes,
-        *_window_notes(model),
+        *_window_notes(model, held_tok),
     )
     return Instance(device, model, precision, parallel, calibration, settings, memory, step_model, assumptions)
 
@@ -245,9 +251,14 @@ def fit_length(
     return replace(settings, max_model_len=capacity), (note,)
 
 
-def _window_notes(model: Model) -> tuple[str, ...]:
+def _window_notes(model: Model, held_tok: float | None) -> tuple[str, ...]:
     if "windowed attention" not in architecture_features(model):
         return ()
+    if held_tok is not None:
+        return (
+            "KV cache: blocks behind sliding windows are freed; what layers with windows keep is taken in the mean, for "
+            f"sequences that hold {held_tok:,.0f} tokens",
+        )
     return ("KV cache: layers with windowed attention are counted as if they kept every token, which overstates it",)
 
 
@@ -258,9 +269,7 @@ def _device_notes(device: Device) -> tuple[str, ...]:
     return (f"power mode {device.power_mode}: {compute}, {device.power.limit_w:.0f} W",)
 
 
-def _engine_notes(
-    settings: EngineSettings, asked: InstanceChoice, physics: StepModel, limit: int
-) -> tuple[str, ...]:
+def _engine_notes(settings: EngineSettings, asked: InstanceChoice, physics: StepModel, limit: int) -> tuple[str, ...]:
     """The engine as it flies, in vLLM's words; `limit`: sequences per step where nobody says anything."""
     notes = [
         f"engine like vLLM V1: max_num_seqs {settings.max_num_seqs}, max_num_batched_tokens "

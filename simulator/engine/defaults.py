@@ -1,10 +1,17 @@
-"""What vLLM uses for limits that nobody sets: they differ between server and library, between versions and GPUs."""
+"""What vLLM does where nobody says anything: it differs between server and library, between versions and GPUs."""
 
 from __future__ import annotations
 
 from simulator.device import Device
+from simulator.profile_parts import DEFAULT_ENGINE, version_number
 
 GIB = 2**30
+HYBRID_KV_SINCE = (0, 10)  # vLLM from which blocks behind sliding windows are freed
+
+
+def frees_behind_windows(engine: str | None, version: str | None) -> bool:
+    """Whether an engine's version gives layers with sliding windows no more KV blocks than those need."""
+    return engine in (None, DEFAULT_ENGINE) and (version is None or version_number(version) >= HYBRID_KV_SINCE)
 
 
 def vllm_limits(device: Device, server: bool, v1: bool = True) -> tuple[int, int]:

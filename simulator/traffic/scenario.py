@@ -98,8 +98,13 @@ def prepare_traffic(scenario: TrafficScenario) -> TrafficSetup:
     off_by_default = speculative is not None and asynchronous is None and speculative.method != "eagle"
     if off_by_default:
         asynchronous = False
+    lengths = scenario.traffic.prompt_tok + scenario.traffic.output_tok / 2.0
+    held_tok = float(np.average(lengths, weights=scenario.traffic.output_tok))  # by time, about
     instance = build_instance(
-        replace(scenario, engine_settings=settings), served=not scenario.offline, async_scheduling=asynchronous
+        replace(scenario, engine_settings=settings),
+        served=not scenario.offline,
+        async_scheduling=asynchronous,
+        held_tok=held_tok,
     )
     draft = draft_of(instance, scenario, speculative) if speculative else None
     if speculative:
