@@ -256,7 +256,7 @@ def _window_notes(model: Model, held_tok: float | None) -> tuple[str, ...]:
         return ()
     if held_tok is not None:
         return (
-            "KV cache: blocks behind sliding windows are freed; what layers with windows keep is taken in the mean, for "
+            "KV cache: blocks behind sliding windows are freed; what those layers keep is taken in the mean, for "
             f"sequences that hold {held_tok:,.0f} tokens",
         )
     return ("KV cache: layers with windowed attention are counted as if they kept every token, which overstates it",)
