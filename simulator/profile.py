@@ -123,8 +123,8 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         out = [f"fitted on {self.gpu}: {self.transferred}"] if self.transferred else []
         if run.parameters > 2.0 * fit.max_parameters or run.parameters < 0.5 * fit.min_parameters:
             out.append(
-                f"model of {run.parameters / 1e9:.2g} B parameters; fitted on "
-                f"{fit.min_parameters / 1e9:.2g}-{fit.max_parameters / 1e9:.2g} B"
+                f"model of {_billions(run.parameters)} B parameters; fitted on "
+                f"{_billions(fit.min_parameters)}-{_billions(fit.max_parameters)} B"
             )
         if run.weights not in fit.weights:
             out.append(f"{run.weights} weights; fitted on {', '.join(fit.weights)}")
@@ -148,6 +148,11 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if fit.power_modes and run.power_mode not in fit.power_modes:
             out.append(f"power mode {run.power_mode}; fitted in {', '.join(fit.power_modes)}")
         return tuple(out)
+
+
+def _billions(parameters: float) -> str:
+    """A parameter count in billions with three significant digits, never as 1.2e+03."""
+    return f"{float(f'{parameters / 1e9:.3g}'):,.10g}"
 
 
 def architecture_features(model: Model) -> tuple[str, ...]:

@@ -158,16 +158,6 @@ class SimulationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON types, flights and calls included."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, np.ndarray):
-                return value.tolist()
-            if isinstance(value, dict):
-                return {key: plain(inner) for key, inner in value.items()}
-            if isinstance(value, (list, tuple)):
-                return [plain(inner) for inner in value]
-            return value.item() if isinstance(value, np.generic) else value
-
         return plain({"summary": self.summary(), "bottleneck_share": self.shares(), **asdict(self)})
 
     def to_frame(self):
@@ -180,3 +170,14 @@ class SimulationResult:
             for call in flight.calls
         ]
         return pandas.DataFrame(rows)
+
+
+def plain(value: Any) -> Any:
+    """`value` in JSON's types: arrays and tuples as lists, numpy's numbers as Python's."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    return value.item() if isinstance(value, np.generic) else value

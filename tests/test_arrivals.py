@@ -20,7 +20,7 @@ from simulator.workload.arrivals import (
     poisson,
 )
 from simulator.workload.lengths import Uniform, parse_lengths
-from simulator.workload.loads import burst, closed_loop, open_loop, parallel_sampling, static_batch
+from simulator.workload.loads import SharedPrefix, burst, closed_loop, open_loop, parallel_sampling, static_batch
 
 
 def rng(seed=0):
@@ -161,7 +161,7 @@ def test_each_load_is_what_its_name_says():
     assert len(closed) == 30
     opened = open_loop("constant:2", 5, 10, 10, rng())
     assert opened.arrival_s.tolist() == [0.0, 0.5, 1.0, 1.5, 2.0]
-    assert "constant:2" in opened.title
+    assert opened.title == "5 requests, evenly spaced at 2/s"
 
 
 def test_samples_share_the_whole_prompt():
@@ -174,7 +174,7 @@ def test_samples_share_the_whole_prompt():
 
 
 def test_a_shared_prefix_is_added_in_front_and_groups_are_drawn_evenly():
-    traffic = burst(4000, 100, 10, rng(), shared_prefix_tok=32, prefix_groups=4)
+    traffic = burst(4000, SharedPrefix(100, 32, groups=4), 10, rng())
     assert set(traffic.prompt_tok) == {132}
     groups = [parts[0][0][1] for parts in traffic.shared_prefix]
     assert all(parts[0][1] == 32 and len(parts) == 1 for parts in traffic.shared_prefix)
@@ -183,8 +183,9 @@ def test_a_shared_prefix_is_added_in_front_and_groups_are_drawn_evenly():
 
 
 def test_the_same_seed_gives_the_same_prompts_whatever_the_rate_and_the_answers():
-    slow = open_loop(1, 50, "uniform:1:1000", "uniform:1:9", rng(5), shared_prefix_tok=7, prefix_groups=3)
-    fast = open_loop("gamma:9:0.5", 50, "uniform:1:1000", 4, rng(5), shared_prefix_tok=7, prefix_groups=3)
+    prompts = SharedPrefix("uniform:1:1000", 7, groups=3)
+    slow = open_loop(1, 50, prompts, "uniform:1:9", rng(5))
+    fast = open_loop("gamma:9:0.5", 50, prompts, 4, rng(5))
     assert (slow.prompt_tok == fast.prompt_tok).all()
     assert slow.shared_prefix == fast.shared_prefix
     doubled = open_loop(2, 50, "uniform:1:1000", 4, rng(5))
@@ -200,9 +201,8 @@ def test_the_same_seed_gives_the_same_prompts_whatever_the_rate_and_the_answers(
         (lambda: closed_loop(-1, 5, 10, 10, rng()), "concurrency must be"),
         (lambda: open_loop("nope", 5, 10, 10, rng()), "arrivals 'nope'"),
         (lambda: parallel_sampling(0, 10, 10, rng()), "number of samples"),
-        (lambda: burst(5, 10, 10, rng(), shared_prefix_tok=-1), "shared prefix"),
-        (lambda: burst(5, 10, 10, rng(), prefix_groups=2), "need a shared prefix"),
-        (lambda: burst(5, 10, 10, rng(), shared_prefix_tok=5, prefix_groups=0), "number of prefix groups"),
+        (lambda: burst(5, SharedPrefix(10, -1), 10, rng()), "shared prefix"),
+        (lambda: burst(5, SharedPrefix(10, 5, groups=0), 10, rng()), "number of prefix groups"),
     ],
 )
 def test_bad_loads_are_refused(make, said):

@@ -303,10 +303,10 @@ def test_engines_bring_their_overheads(run, engine, family):
     assert not any("overheads are those of" in note for note in found["calibration"]["notes"])
 
 
-def test_an_engine_that_nobody_knows_borrows_overheads_and_says_so(run):
-    found = flown(run, "--model", SMALL, "--engine", "mystery:1.2")
-    assert any("mystery" in note and "overheads are those of vllm" in note for note in found["calibration"]["notes"])
-    assert "mystery" in run(*H100, "--model", SMALL, "--engine", "mystery:1.2").out
+def test_an_engine_that_nobody_knows_is_refused_with_those_that_are(run):
+    result = run(*H100, "--model", SMALL, "--engine", "vlm:0.9")
+    assert result.code == 2 and result.out == ""
+    assert "unknown engine 'vlm'; nearest: vllm" in result.err and "megatron" in result.err
 
 
 @pytest.mark.parametrize("gpu", ["h100", "orin"])

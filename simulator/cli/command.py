@@ -71,6 +71,14 @@ class GroupedHelp(click.Command):
 class SubCommand(GroupedHelp):
     """A command behind `simulate`."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does; a complaint that does not say whose it is gets this command, whose help explains it."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+
 
 class Program(GroupedHelp, OneLineErrors, click.Group):
     """The group `simulate`; its sub-commands are imported when they are named."""

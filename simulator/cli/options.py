@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -45,21 +46,57 @@ GROUPS = (_FLIGHT, _ENGINE, _STATISTICS, OUTPUT, _STRATEGY)
 
 
 class AtLeast(click.ParamType):
-    """A whole number that is not below `least`."""
+    """A whole number from `least` to `most`; 1e3 is one, too."""
 
     name = "integer"
 
-    def __init__(self, least: int) -> None:
+    def __init__(self, least: int, most: int | None = None) -> None:
         self.least = least
+        self.most = most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            number = int(value)
-        except ValueError:
-            number = self.least - 1
-        if number < self.least:
-            self.fail(f"found '{value}', expected a whole number >= {self.least}", param, ctx)
+        number = _whole(value)
+        if number is None or number < self.least or (self.most is not None and number > self.most):
+            expected = f">= {self.least}" if self.most is None else f"from {self.least:,} to {self.most:,}"
+            self.fail(f"found '{value}', expected a whole number {expected}", param, ctx)
         return number
+
+
+def _whole(value: Any) -> int | None:
+    """`value` as a whole number; None when it is not one."""
+    try:
+        return int(value)
+    except ValueError:
+        pass
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() else None
+
+
+class Number(click.ParamType):
+    """A finite number that passes `check`; `expected` says in words what passes."""
+
+    name = "number"
+
+    def __init__(self, check: Callable[[float], bool], expected: str) -> None:
+        self.check = check
+        self.expected = expected
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and self.check(number)):
+            self.fail(f"found '{value}', expected {self.expected}", param, ctx)
+        return number
+
+
+PRICE = Number(lambda usd: usd >= 0.0, "a finite number >= 0")
+FRACTION = Number(lambda share: 0.0 < share <= 1.0, "a number above 0 and at most 1")
+ABOVE_ZERO = Number(lambda value: value > 0.0, "a finite number above 0")
 
 
 class GroupedOption(click.Option):
@@ -154,7 +191,7 @@ def engine_options(group: str, limits: str | None = None) -> list[Callable]:
         setting("max_num_seqs", "Most sequences in one step.", type=whole),
         setting("max_num_batched_tokens", "Most tokens in one step, prefill and decode together.", type=whole),
         setting("max_model_len", "Longest sequence, prompt and output.  [default: the model's own]", type=whole),
-        setting("gpu_memory_utilization", "Fraction of the memory that the engine may fill.", type=float),
+        setting("gpu_memory_utilization", "Fraction of the memory that the engine may fill.", type=FRACTION),
         setting("block_size", "Tokens per KV block.", type=whole),
         option(
             group,
@@ -234,14 +271,14 @@ def seed_and_money_options(group: str) -> list[Callable]:
         option(
             group,
             "--usd-per-hour",
-            type=float,
+            type=PRICE,
             metavar="USD",
             help="Rent of the GPU.  [default: from the data sheet; bought devices are written off over 3 years]",
         ),
         option(
             group,
             "--usd-per-kwh",
-            type=float,
+            type=PRICE,
             metavar="USD",
             help="Price of electricity.  [default: 0.15 for bought devices; rent includes it]",
         ),

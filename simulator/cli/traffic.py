@@ -38,6 +38,20 @@ Examples:
     simulate traffic --list traces
 """
 
+OUTPUT_FILES = {
+    "bench_json": "--bench-json",
+    "requests_csv": "--requests-csv",
+    "steps_csv": "--steps-csv",
+    "plot": "--plot",
+}
+INPUT_FILES = {
+    "trace": "--trace",
+    "gpu": "--gpu",
+    "model": "--model",
+    "calibration": "--calibration",
+    "speculative_model": "--speculative-model",
+}
+
 
 @click.command(
     "traffic",
@@ -106,6 +120,8 @@ def _scenario(values: dict[str, Any]) -> TrafficScenario:
     if values["kv_transfer_gb_per_s"] is not None and not values["prefill_replicas"]:
         raise UserError("--kv-transfer-gb-per-s is the link from --prefill-replicas, and there are none")
     speculative = _speculative(values)
+    if speculative is not None and values["prefill_replicas"]:
+        raise UserError("--speculative-tokens together with --prefill-replicas cannot be simulated")
     return TrafficScenario(
         **device_choices(values),
         traffic=build_traffic(values),
@@ -134,22 +150,26 @@ def _speculative(values: dict[str, Any]) -> Any:
     from simulator.traffic.speculation import SpeculativeSettings
 
     method = values["speculative_method"] or ("ngram" if model is None else "draft")
+    if (method == "draft") != (model is not None):
+        found = f"--speculative-method {method} {'with' if model is not None else 'without'} --speculative-model"
+        raise UserError(f"{found}: a draft needs a model, and no other method takes one")
     return SpeculativeSettings(num_speculative_tokens=tokens, acceptance_rate=rate, method=method, model=model)
 
 
 def _check_outputs(values: dict[str, Any]) -> None:
     """What can be told about output files before minutes are spent on simulating."""
-    from simulator.report.paths import check_writable
+    from simulator.report.paths import check_apart, check_writable
 
     if values["detail"] and not (values["as_json"] or values["bench_json"]):
         raise UserError("--detail says what --json and --bench-json hold, and neither is asked for")
-    for name in ("bench_json", "requests_csv", "steps_csv"):
-        if values[name] is not None:
-            check_writable(f"--{name.replace('_', '-')}", values[name])
+    outputs = {option: values[name] for name, option in OUTPUT_FILES.items() if values[name] is not None}
+    for option, path in outputs.items():
+        check_writable(option, path)
     if values["plot"] is not None:
         from simulator.report.gantt import check_plot_path
 
         check_plot_path(values["plot"])
+    check_apart(outputs, {option: values[name] for name, option in INPUT_FILES.items()})
 
 
 def _write_files(result: TrafficResult, values: dict[str, Any]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,8 +13,11 @@ from simulator.errors import UserError
 from simulator.traffic.metrics import Goodput
 from simulator.workload import loads
 from simulator.workload.arrivals import Arrivals, Burst, Constant, Gamma, Poisson, parse_arrivals
+from simulator.workload.lengths import Lengths, parse_lengths
 from simulator.workload.trace_files import read_trace
 from simulator.workload.traffic import Traffic
+
+T = TypeVar("T")
 
 FLAGS = {"input_lengths": "--input", "output_lengths": "--output", "repeat": "--repeat"}
 TRACE_ONLY = ("trace_format", "window", "time_scale", "trace_rate", "repeat", "trace_block_tok")
@@ -43,18 +46,42 @@ def build_traffic(values: Mapping[str, Any]) -> Traffic:
         raise UserError(
             f"missing {' and '.join(missing)}: the lengths of prompts and answers, as 1024 or uniform:512:1024"
         )
-    texts = {"prompt": values["input_lengths"], "output": values["output_lengths"], "rng": rng}
+    prompt, output = _prompts(values), _lengths(values, "output_lengths")
     if load == "parallel_sampling":
-        return loads.parallel_sampling(_together(values, "samples of one prompt"), **texts)
-    texts |= {name: values[name] for name in SHARING if values[name] is not None}
+        return loads.parallel_sampling(_together(values, "samples of one prompt"), prompt, output, rng)
     if load == "static_batch":
-        return loads.static_batch(_together(values, "the batch"), **texts)
+        return loads.static_batch(_together(values, "the batch"), prompt, output, rng)
     count = values["requests"] or DEFAULT_REQUESTS
     if load == "burst":
-        return loads.burst(count, **texts)
+        return loads.burst(count, prompt, output, rng)
     if load == "closed_loop":
-        return loads.closed_loop(_needed(values, "concurrency", "the number of clients"), count, **texts)
-    return loads.open_loop(arrivals(values), count, **texts)
+        clients = _needed(values, "concurrency", "the number of clients")
+        return loads.closed_loop(clients, count, prompt, output, rng)
+    return loads.open_loop(arrivals(values), count, prompt, output, rng)
+
+
+def _prompts(values: Mapping[str, Any]) -> loads.Prompts:
+    lengths, tokens, groups = _lengths(values, "input_lengths"), values["shared_prefix_tok"], values["prefix_groups"]
+    if tokens:
+        return loads.SharedPrefix(lengths, tokens, groups or 1)
+    if groups is not None and groups > 1:
+        raise UserError("--prefix-groups needs --shared-prefix-tok: how many tokens prompts of a group have in common")
+    return lengths
+
+
+def _lengths(values: Mapping[str, Any], name: str) -> Lengths | None:
+    """The lengths behind an option; None when it is not given."""
+    if values[name] is None:
+        return None
+    return _named(flag(name), parse_lengths, values[name])
+
+
+def _named(option: str, read: Callable[..., T], *args: Any) -> T:
+    """`read(*args)`; its complaint begins with the option that it is about."""
+    try:
+        return read(*args)
+    except UserError as error:
+        raise UserError(f"{option}: {str(error).removeprefix('arrivals: ')}") from None
 
 
 def flag(name: str) -> str:
@@ -91,12 +118,12 @@ def _together(values: Mapping[str, Any], what: str) -> int:
 
 def arrivals(values: Mapping[str, Any]) -> Arrivals:
     """The process behind --rate, with --burstiness put in."""
-    process = parse_arrivals(_needed(values, "rate", "requests per second"))
+    process = _named("--rate", parse_arrivals, _needed(values, "rate", "requests per second"))
     burstiness = values["burstiness"]
     if burstiness is None:
         return process
     if not isinstance(process, Poisson):
-        raise UserError(f"--burstiness goes with a plain --rate, found --rate {process}")
+        raise UserError(f"--burstiness goes with a plain --rate as 4, found --rate {values['rate']}")
     return Gamma(process.rate_per_s, burstiness)
 
 
@@ -127,9 +154,12 @@ def _traced(values: Mapping[str, Any], rng: np.random.Generator) -> Traffic:
         raise UserError("missing --concurrency: the number of clients")
     else:
         _refuse(values, ("burstiness",), "goes with --rate")
-    scale = values["time_scale"]
-    if scale is not None and not (math.isfinite(scale) and scale > 0.0):
-        raise UserError(f"--time-scale must be a finite number above 0, got {scale:g}")
+    pace = [flag(name) for name in ("time_scale", "trace_rate") if values[name] is not None]
+    other = [flag(name) for name in ("rate", "concurrency") if values[name] is not None]
+    if pace and other:
+        raise UserError(f"{pace[0]} changes the times of the trace, which {other[0]} replaces; expected one of the two")
+    if len(pace) > 1:
+        raise UserError(f"{pace[0]} and {pace[1]} both change the times of the trace; expected one of the two")
     return read_trace(
         values["trace"],
         rng,
@@ -137,23 +167,28 @@ def _traced(values: Mapping[str, Any], rng: np.random.Generator) -> Traffic:
         requests=values["requests"],
         repeat=values["repeat"],
         window_s=_window(values["window"]),
-        speed=None if scale is None else 1.0 / scale,
+        speed=None if values["time_scale"] is None else 1.0 / values["time_scale"],
         rate_per_s=values["trace_rate"],
         arrivals=None if values["rate"] is None else arrivals(values),
         clients=values["concurrency"] or 0,
-        output=values["output_lengths"],
+        output=_lengths(values, "output_lengths"),
         **({} if values["trace_block_tok"] is None else {"block_tok": values["trace_block_tok"]}),
     )
 
 
 def _window(text: str | None) -> tuple[float, float] | None:
+    """(from, to) in seconds out of "600:1200", "600:" or ":1200"."""
     if text is None:
         return None
-    first, _, last = text.partition(":")
+    first, colon, last = text.partition(":")
     try:
-        return float(first or 0.0), float(last or math.inf)
+        start_s, end_s = float(first or 0.0), float(last or math.inf)
     except ValueError:
-        raise UserError(f"--window: found '{text}', expected FROM:TO in seconds, like 600:1200") from None
+        start_s, end_s = math.nan, math.nan
+    if not colon or not (first or last) or not 0.0 <= start_s < end_s:
+        expected = "FROM:TO in seconds with 0 <= FROM < TO, like 600:1200, or 600: up to the end"
+        raise UserError(f"--window: found '{text}', expected {expected}")
+    return start_s, end_s
 
 
 def asked_rate(values: Mapping[str, Any]) -> tuple[float | None, float]:

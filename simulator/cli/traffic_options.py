@@ -7,9 +7,11 @@ from collections.abc import Callable
 import click
 
 from simulator.cli.options import (
+    ABOVE_ZERO,
     ENGINE_SETTINGS,
     OUTPUT,
     AtLeast,
+    Number,
     decorated,
     device_options,
     engine_options,
@@ -19,11 +21,15 @@ from simulator.cli.options import (
 from simulator.engine.routing import ROUTINGS
 from simulator.engine.settings import SCHEDULING_POLICIES
 from simulator.traffic.speculation import METHODS
+from simulator.workload.arrivals import MAX_BURSTINESS, MAX_RATE_PER_S, MIN_BURSTINESS, MIN_RATE_PER_S
+from simulator.workload.loads import MAX_REQUESTS
+from simulator.workload.trace_selection import MAX_SPEED, MIN_SPEED
 
 LOADS = ("open_loop", "closed_loop", "burst", "static_batch", "parallel_sampling")
 LISTS = ("gpus", "models", "traces")
 TRAFFIC_ENGINE_SETTINGS = (*ENGINE_SETTINGS, "scheduling_policy", "async_scheduling")
 DEFAULT_REQUESTS = 1000  # as `vllm bench serve`
+MAX_REPLICAS = 10_000  # of each kind
 
 _SERVES, _ARRIVES, _TRACE, _ENGINE, _REPLICAS, _SPECULATIVE, _MONEY = (
     "What serves",
@@ -53,8 +59,12 @@ def add_traffic_options(command: Callable) -> Callable:
     return decorated(command, options)
 
 
+def _between(low: float, high: float) -> Number:
+    return Number(lambda value: low <= value <= high, f"a number from {low:g} to {high:g}")
+
+
 def _arrives() -> list[Callable]:
-    whole = AtLeast(1)
+    whole = AtLeast(1, MAX_REQUESTS)
     return [
         option(
             _ARRIVES,
@@ -93,7 +103,7 @@ def _arrives() -> list[Callable]:
         option(
             _ARRIVES,
             "--burstiness",
-            type=float,
+            type=_between(MIN_BURSTINESS, MAX_BURSTINESS),
             metavar="X",
             help="Of arrivals at --rate: 1 is Poisson, below 1 they come in clusters, above 1 more evenly.",
         ),
@@ -122,17 +132,22 @@ def _trace() -> list[Callable]:
             _TRACE,
             "--window",
             metavar="FROM:TO",
-            help="Only requests from FROM up to TO seconds after the first; FROM becomes the start.",
+            help="Only requests from FROM up to TO seconds after the first, or from FROM: to the end; FROM becomes the "
+            "start.",
         ),
         option(
             _TRACE,
             "--time-scale",
-            type=float,
+            type=_between(1.0 / MAX_SPEED, 1.0 / MIN_SPEED),
             metavar="X",
             help="Multiply the times of the trace: 0.5 lets it come twice as fast.",
         ),
         option(
-            _TRACE, "--trace-rate", type=float, metavar="RATE", help="Scale the times to this mean rate per second."
+            _TRACE,
+            "--trace-rate",
+            type=_between(MIN_RATE_PER_S, MAX_RATE_PER_S),
+            metavar="RATE",
+            help="Scale the times to this mean rate per second.",
         ),
         option(
             _TRACE, "--repeat", is_flag=True, help="Begin the trace again when --requests asks for more than it has."
@@ -175,7 +190,7 @@ def _replicas() -> list[Callable]:
         option(
             _REPLICAS,
             "--data-parallel-size",
-            type=AtLeast(1),
+            type=AtLeast(1, MAX_REPLICAS),
             default=1,
             metavar="N",
             help="Replicas of the engine, each on its own devices.  [default: 1]",
@@ -190,7 +205,7 @@ def _replicas() -> list[Callable]:
         option(
             _REPLICAS,
             "--prefill-replicas",
-            type=AtLeast(0),
+            type=AtLeast(0, MAX_REPLICAS),
             default=0,
             metavar="N",
             help="So many replicas more that only prefill; those of --data-parallel-size then only decode.  "
@@ -199,7 +214,7 @@ def _replicas() -> list[Callable]:
         option(
             _REPLICAS,
             "--kv-transfer-gb-per-s",
-            type=float,
+            type=ABOVE_ZERO,
             metavar="GB/S",
             help="Link over which KV caches go from prefill to decode.  [default: from the data sheet]",
         ),
@@ -218,7 +233,7 @@ def _speculative() -> list[Callable]:
         option(
             _SPECULATIVE,
             "--acceptance-rate",
-            type=float,
+            type=_between(0.0, 1.0),
             metavar="P",
             help="Probability that a proposed token is accepted when those before it are.",
         ),

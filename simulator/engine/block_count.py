@@ -17,31 +17,39 @@ class DecodeBlocks:
         self._sequences = 0
         self._phases = [0] * block_size  # sequences by the phase in which they need a new block
         self._offset = 0
-        self._step = self._held = -1  # the step asked for last, and its answer
+        # The step asked for last, as whole * size + phase, and how many sequences have a phase below it.
+        self._step = self._whole = self._phase = self._below = 0
 
     def join(self, sequence: Any) -> None:
         """`sequence` decodes from step `sequence.start` on, with `sequence.computed` tokens in the cache before it."""
         quotient, phase = divmod(sequence.start - sequence.computed - 1, self._size)
         self._phases[phase] += 1
+        if phase < self._phase:
+            self._below += 1
         self._offset += quotient + sequence.hit
         self._sequences += 1
-        self._step = -1
 
     def leave(self, sequence: Any, step: int) -> int:
         """It does not decode any more; the blocks of its own that it held in `step`."""
         quotient, phase = divmod(sequence.start - sequence.computed - 1, self._size)
         self._phases[phase] -= 1
+        if phase < self._phase:
+            self._below -= 1
         self._offset -= quotient + sequence.hit
         self._sequences -= 1
-        self._step = -1
         return -(-(step - sequence.start + sequence.computed + 1) // self._size) - sequence.hit
 
     def at(self, step: int) -> int:
         """Blocks held once step `step` has got its blocks."""
         if step != self._step:
-            whole, phase = divmod(step, self._size)
-            self._step, self._held = step, self._sequences * whole + sum(self._phases[:phase]) - self._offset
-        return self._held
+            before, self._step = self._phase, step
+            self._whole, phase = divmod(step, self._size)
+            if phase >= before:
+                self._below += sum(self._phases[before:phase])
+            else:
+                self._below = sum(self._phases[:phase])
+            self._phase = phase
+        return self._sequences * self._whole + self._below - self._offset
 
     def last_within(self, step: int, steps: int, room: int) -> int:
         """How many steps (>= 1, <= steps) from `step` on fit into `room` blocks; the first one does."""

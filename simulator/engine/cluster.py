@@ -24,6 +24,7 @@ from simulator.traffic.served import RequestRecords, Served, StepRecords
 from simulator.workload.traffic import Traffic
 
 SERVE, PREFILL, DECODE = "serve", "prefill", "decode"
+IN_FLOATS = ("start_s", "duration_s", "joules")  # of the columns of `ROW`; all others count something
 _REPORTS = 200  # calls of `progress` in a run
 
 
@@ -279,13 +280,12 @@ class _Run:
         times = [np.frombuffer(column, dtype=float) for column in float_columns]
         counts = [np.frombuffer(column, dtype=np.int64) for column in int_columns]
         rows = np.concatenate([np.frombuffer(r.rows, dtype=float) for r in self._replicas]).reshape(-1, len(ROW))
-        as_int = ("replica", "steps", "decode_sequences", "prefill_sequences", "prefill_tok", "sampled", "gaps",
-                  "waiting", "kv_blocks")  # fmt: skip
         rows[:, ROW.index("gaps")] *= rows[:, ROW.index("steps")]
-        columns = {name: rows[:, j].astype(np.int64) if name in as_int else rows[:, j] for j, name in enumerate(ROW)}
+        columns = {name: rows[:, j] if name in IN_FLOATS else rows[:, j].astype(int) for j, name in enumerate(ROW)}
+        numbers = np.repeat(np.arange(len(self._replicas)), [len(r.rows) // len(ROW) for r in self._replicas])
         return Served(
             requests=RequestRecords(*times, *counts, refused=self._refused),
-            steps=StepRecords(**columns),
+            steps=StepRecords(replica=numbers, **columns),
             torn_gap_s=np.concatenate([np.frombuffer(r.torn_gap_s, dtype=float) for r in self._replicas]),
             end_s=end_s,
             replicas=len(self._replicas),

@@ -12,7 +12,7 @@ from simulator.engine.batcher import Request
 
 # One row per stretch of equal steps, as `simulator.traffic.served.StepRecords` names them.
 ROW = (
-    "replica", "start_s", "duration_s", "joules", "steps", "decode_sequences", "prefill_sequences", "prefill_tok",
+    "start_s", "duration_s", "joules", "steps", "decode_sequences", "prefill_sequences", "prefill_tok",
     "sampled", "gaps", "waiting", "kv_blocks",
 )  # fmt: skip
 SAMPLED = ROW.index("sampled") - ROW.index("decode_sequences")  # place among the columns that a plan knows
@@ -121,7 +121,7 @@ class Replica:
         row = self._row
         if batcher.written_tok is not None:
             row = (*row[:SAMPLED], batcher.written_tok, *row[SAMPLED + 1 :])
-        self.rows.extend((self.number, self._start_s, self._seconds, self._joules, steps, *row))
+        self.rows.extend((self._start_s, self._seconds, self._joules, steps, *row))
         if batcher.resumed:
             for request in batcher.resumed:
                 self.torn_gap_s.append(end_s - self._gap_from.pop(request.number))

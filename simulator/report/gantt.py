@@ -28,11 +28,11 @@ MOST_NAMED_ROWS = 40  # more calls than this, and only the groups of equal label
 
 def check_plot_path(path: str) -> Path:
     """`path` as a Path when a picture can be written there; UserError says why not."""
-    target = Path(path).expanduser()
+    target = check_writable("--plot", path)
     if target.suffix.lower() not in SUFFIXES:
         found = f"'{target.suffix}'" if target.suffix else "no suffix"
         raise UserError(f"--plot {path}: found {found}, expected a file name ending in {', '.join(SUFFIXES)}")
-    return check_writable("--plot", path)
+    return target
 
 
 def save_gantt(result: SimulationResult, path: str | Path) -> Path:

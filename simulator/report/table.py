@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -189,10 +189,16 @@ def calibration_rows(result: SimulationResult | TrafficResult, time: str = "wall
     kinds = ((time, "time"), ("TTFT", "ttft"), ("TPOT", "tpot"), ("energy", "energy"))
     wide = [f"{name} by {result.interval(1.0, kind)[1]:.2f}" for name, kind in kinds]
     rows = [
-        f"{calibration['id']}: {calibration['title']} (engine {calibration['engine']})",
+        f"{calibration['id']}: {_calibration_title(calibration)}",
         f"90 % interval: divide and multiply {', '.join(wide)}",
         f"source: {calibration['source']}",
     ]
     if calibration.get("data_hash"):
         rows.append(f"fitted on data with SHA-256 {calibration['data_hash'][:16]}")
     return (*rows, *calibration.get("notes", ()))
+
+
+def _calibration_title(calibration: dict[str, Any]) -> str:
+    """The title with the engine, without the '?' of measured runs that state no version of the engine."""
+    title, engine = calibration["title"].removesuffix(" ?").removesuffix(","), calibration["engine"]
+    return title if engine in title else f"{title} (engine {engine})"

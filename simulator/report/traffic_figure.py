@@ -21,7 +21,7 @@ SIZE_INCH = (14.0, 9.0)
 BINS = 400
 MOST_POINTS = 2000  # of a distribution's line
 LONG_TAIL = 30.0  # slowest over median: beyond, the axis is logarithmic
-FAR_LIMIT = 3.0  # a limit beyond so many times the slowest is only named
+FAR_LIMIT = 2.0  # a limit beyond so many times the slowest, or below the fastest, is an arrow at the edge
 GRID, LIMIT_COLOUR, FAINT = "#DDDDDD", "#D55E00", "#444444"
 MARKS = (("p50", 0.50, "o"), ("p90", 0.90, "s"), ("p99", 0.99, "D"))
 
@@ -117,7 +117,7 @@ def _draw_distributions(figure: Any, result: TrafficResult) -> None:
     ):
         values = np.sort(found[name][~np.isnan(found[name])])
         _distribution(axes, values, title, colour, getattr(goodput, name))
-    panels[0].set_title("Share of requests that took at most so long", fontsize=11, loc="left")
+    panels[0].set_title("Share of requests that took at most so long", fontsize=11, loc="left", pad=24)
 
 
 def _distribution(axes: Any, values: np.ndarray, title: str, colour: str, limit_s: float | None) -> None:
@@ -130,8 +130,8 @@ def _distribution(axes: Any, values: np.ndarray, title: str, colour: str, limit_
         axes.set_xlabel(title)
         axes.text(0.5, 0.5, "no request has one", transform=axes.transAxes, ha="center", va="center", color=FAINT)
         return
-    shown = limit_s is not None and limit_s <= FAR_LIMIT * float(values[-1])
-    largest = max(float(values[-1]), limit_s) if shown else float(values[-1])
+    near = limit_s is not None and limit_s <= FAR_LIMIT * float(values[-1])
+    largest = max(float(values[-1]), limit_s) if near else float(values[-1])
     scale, unit = time_scale(largest)
     axes.set_xlabel(f"{title} [{unit}]")
     times, shares = _curve(values)
@@ -140,19 +140,31 @@ def _distribution(axes: Any, values: np.ndarray, title: str, colour: str, limit_
     )
     for name, q, marker in MARKS:
         value = float(np.quantile(values, q))
-        label = f"{name}  {units.seconds(value)}"
+        label = f"{name} {units.seconds(value)}"
         axes.plot(
             [value * scale], [100.0 * q], marker, color=colour, markeredgecolor="black", markersize=6, label=label
         )
-    if limit_s is not None:
-        label = f"limit  {units.seconds(limit_s)}: {units.percent(float((values <= limit_s).mean()))} meet it"
-        line = [limit_s * scale] * 2 if shown else []  # far off, it would squeeze the curve into a corner
-        axes.plot(line, [0.0, 105.0] if shown else [], color=LIMIT_COLOUR, linestyle="--", linewidth=1.4, label=label)
     _time_axis(axes, values, largest, scale)
-    left, right = axes.transData.transform([(axes.get_xlim()[0], 0.0), (axes.get_xlim()[1], 0.0)])[:, 0]
-    median = axes.transData.transform((float(np.median(values)) * scale, 0.0))[0]
-    corner = "upper left" if median > left + 0.6 * (right - left) else "lower right"  # where a rising curve is not
-    axes.legend(loc=corner, fontsize=8.5, framealpha=0.9, edgecolor=GRID)
+    if limit_s is not None:
+        label = f"limit {units.seconds(limit_s)}: {units.percent(float((values <= limit_s).mean()))} meet it"
+        _limit(axes, limit_s * scale, label)
+    # Above the panel: inside, there is no corner that no curve passes.
+    place = {"loc": "lower left", "bbox_to_anchor": (-0.01, 0.98), "ncols": 4}
+    axes.legend(**place, fontsize=8, frameon=False, columnspacing=0.8, handletextpad=0.4, handlelength=1.3)
+
+
+def _limit(axes: Any, limit: float, label: str) -> None:
+    """A line at `limit`, in units of the axis; an arrow at the edge behind which it lies."""
+    low, high = axes.get_xlim()
+    inside = low <= limit <= high
+    axes.plot(
+        [limit] * 2 if inside else [], [0.0, 105.0] if inside else [], color=LIMIT_COLOUR, linestyle="--",
+        linewidth=1.4, label=label,
+    )  # fmt: skip
+    if not inside:
+        edge, inner = (1.0, 0.95) if limit > high else (0.0, 0.05)
+        arrow = {"arrowstyle": "-|>", "color": LIMIT_COLOUR, "linewidth": 1.4, "shrinkA": 0.0, "shrinkB": 0.0}
+        axes.annotate("", (edge, 0.5), (inner, 0.5), xycoords="axes fraction", arrowprops=arrow)
 
 
 def _curve(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from simulator.report.table import Report, Section, calibration_rows, power_rema
 from simulator.traffic.metrics import Goodput, kv_blocks_held, running
 from simulator.traffic.result import TrafficResult
 from simulator.traffic.served import StepRecords
+from simulator.workload.traffic import counted
 
 REPLICA_COLUMNS = ("replica", "role", "requests", "output tok", "prefill tok", "busy", "batch", "KV peak", "energy")
 MOST_REPLICAS = 32
@@ -20,14 +21,16 @@ Rows = tuple[tuple[str, str, str], ...]
 def build_traffic_report(result: TrafficResult) -> Report:
     """The full report of one run of traffic."""
     figures = result.summary()
-    few = "; of so few, p99 is close to the slowest" if figures["completed"] < 100 else ""
+    few = "; of so few, p99 is close to the slowest" if 0 < figures["completed"] < 100 else ""
     return Report(
         headline=_headline(result, figures),
         warning=warning_lead(result),
         warnings=tuple(result.calibration["extrapolated"]),
         alarms=_alarms(result, figures),
         sections=(
-            Section(f"Latency of {_counted(figures['completed'])} (p50 / p90 / p99{few})", _latency_rows(figures)),
+            Section(
+                f"Latency of {counted(figures['completed'], 'request')} (p50 / p90 / p99{few})", _latency_rows(figures)
+            ),
             Section("Throughput", _throughput_rows(result, figures)),
             Section(_whole("Server", result), _server_rows(result, figures)),
             Section(_whole("Power, energy, money", result), _resource_rows(result, figures)),
@@ -57,9 +60,11 @@ def where(result: TrafficResult) -> str:
 def _headline(result: TrafficResult, figures: dict[str, float]) -> str:
     if not figures["completed"]:
         return f"{result.traffic}; {where(result)}: every request was refused."
+    tpot = figures["tpot_s_p50"]
+    tpot = f"TPOT p50 {units.milliseconds(tpot)}, " if math.isfinite(tpot) else ""  # outputs of one token have none
     return (
         f"{result.traffic}; {where(result)}: TTFT p50 {units.seconds(figures['ttft_s_p50'])} and p99 "
-        f"{units.seconds(figures['ttft_s_p99'])}, TPOT p50 {units.milliseconds(figures['tpot_s_p50'])}, "
+        f"{units.seconds(figures['ttft_s_p99'])}, {tpot}"
         f"{units.significant(figures['output_tok_per_s'])} output tok/s."
     )
 
@@ -75,13 +80,43 @@ def _alarms(result: TrafficResult, figures: dict[str, float]) -> tuple[str, ...]
             "so they describe this run and no steady state."
         )
     if figures["refused"]:
-        limit = result.settings.get("max_model_len")
-        longest = f"max_model_len of {limit:,} tokens" if limit else "max_model_len"
+        limit, tokens = _tightest_limit(result)
+        requests = result.served.requests
+        longest = int((requests.prompt_tok + requests.output_tok)[requests.refused].max())
+        were = "was" if figures["refused"] == 1 else "were"
         alarms.append(
-            f"{figures['refused']:,} of {figures['requests']:,} requests were refused: prompt and output are longer "
-            f"than {longest}, or than the KV cache. They are in no latency and in no throughput."
+            f"{figures['refused']:,} of {figures['requests']:,} requests {were} refused: prompt and output "
+            f"together are longer than {limit} of {tokens:,} tokens (the longest {longest:,}). They are in no latency "
+            "and in no throughput."
         )
-    return tuple(alarms)
+    return (*alarms, *_seats_alarm(result))
+
+
+def _tightest_limit(result: TrafficResult) -> tuple[str, int]:
+    """(name, tokens) of the limit on prompt and output together."""
+    settings = result.settings
+    limits = {"max_model_len": settings.get("max_model_len")}
+    limits["the KV cache"] = result.served.kv_blocks * result.served.block_size
+    if not settings.get("enable_chunked_prefill", True):
+        limits["max_num_batched_tokens, without chunked prefill,"] = settings.get("max_num_batched_tokens")
+    known = {name: tokens for name, tokens in limits.items() if tokens is not None}
+    return min(known.items(), key=lambda limit: limit[1])
+
+
+def _seats_alarm(result: TrafficResult) -> tuple[str, ...]:
+    """That requests which are sent together cannot all run together."""
+    requests, seats = result.served.requests, result.settings.get("max_num_seqs")
+    arrival_s = requests.arrival_s[~requests.refused]
+    if seats is None or result.clients or len(np.unique(arrival_s)) != 1:
+        return ()
+    copies = sum(role != "prefill" for role in result.served.roles) or result.replicas
+    if len(arrival_s) <= seats * copies:
+        return ()
+    each = f" on each of {copies} replicas" if copies > 1 else ""
+    return (
+        f"all {len(arrival_s):,} requests arrive at once, but at most {seats * copies:,} run together (max_num_seqs "
+        f"{seats:,}{each}): the others wait for a seat, and their TTFT says how long.",
+    )
 
 
 def _latency_rows(figures: dict[str, float]) -> Rows:
@@ -111,7 +146,8 @@ def _throughput_rows(result: TrafficResult, figures: dict[str, float]) -> Rows:
         parts = [f"90 % interval {ends}"] if math.isfinite(figures[name]) else []
         parts += [f"{units.significant(steady)} in the steady window"] if math.isfinite(steady) else []
         parts += [remark] if remark else []
-        return title, f"{units.significant(figures[name])} {unit}", "; ".join(parts)
+        value = f"{units.significant(figures[name])} {unit}" if math.isfinite(figures[name]) else "-"
+        return title, value, "; ".join(parts)
 
     steady = figures["steady_window_s"]
     window = f"steady window {units.seconds(steady)}: between the ends of the first and last tenth of the requests"
@@ -168,18 +204,22 @@ def _server_rows(result: TrafficResult, figures: dict[str, float]) -> Rows:
 
 
 def _resource_rows(result: TrafficResult, figures: dict[str, float]) -> Rows:
-    def interval(name: str, unit) -> str:
-        return f"90 % interval {units.span(figures[f'{name}_lo'], figures[f'{name}_hi'], unit)}"
+    def remark(name: str, unit, before: str, after: str) -> str:
+        low, high = figures[f"{name}_lo"], figures[f"{name}_hi"]
+        interval = f"90 % interval {units.span(low, high, unit)}" if math.isfinite(figures[name]) else ""
+        return "; ".join(part for part in (before, interval, after) if part)
 
-    levels = power_remark(result)
-    energy = f"{units.watt_hours(figures['energy_j'])}; {interval('energy_j', units.joules)}; idle time included"
+    per_token = figures["usd_per_million_output_tok"]
+    priced = math.isfinite(per_token) or not math.isfinite(figures["cost_usd"])
+    power = remark("mean_power_w", units.watts, "", power_remark(result))
+    energy = remark("energy_j", units.joules, units.watt_hours(figures["energy_j"]), "idle time included")
     return (
-        ("Average power", units.watts(figures["mean_power_w"]), f"{interval('mean_power_w', units.watts)}; {levels}"),
+        ("Average power", units.watts(figures["mean_power_w"]), power),
         ("Energy", units.joules(figures["energy_j"]), energy),
         ("Energy per request", units.joules(figures["energy_j_per_request"]), ""),
         ("Energy per output token", units.joules(figures["energy_j_per_output_tok"]), ""),
         ("Cost", units.dollars(figures["cost_usd"]), str(result.price.get("basis", ""))),
-        ("Cost per million output tok", units.dollars(figures["usd_per_million_output_tok"]), ""),
+        ("Cost per million output tok", units.dollars(per_token) if priced else "-", ""),
     )
 
 
@@ -234,7 +274,3 @@ def _share(fraction: float) -> str:
 
 def _whole(title: str, result: TrafficResult) -> str:
     return f"{title} ({result.replicas} replicas together)" if result.replicas > 1 else title
-
-
-def _counted(requests: int) -> str:
-    return f"{requests:,} request{'s' if requests != 1 else ''}"

@@ -8,11 +8,16 @@ NOT_STATED = "not stated"
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """`value` with that many significant digits, never in scientific notation; '-' when it is not a number."""
+    """`value` with that many significant digits; '-' when it is not a number.
+
+    In scientific notation only where a row of zeros would have to be counted: below 1e-6, from 1e12 on.
+    """
     if not math.isfinite(value):
         return "-"
     if value == 0.0:
         return "0"
+    if not 1e-6 <= abs(value) < 1e12:
+        return f"{value:.{digits - 1}e}"
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     # 9.996 rounds up to 10.00: one digit too many, so look again after rounding.
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(round(value, decimals)) or 1.0)))
@@ -37,7 +42,7 @@ def span(low: float, high: float, unit) -> str:
 
 def together(values, unit, separator: str = " / ") -> str:
     """Ascending `values` with the formatter `unit`: all in the unit of the last, written once."""
-    scales = unit in (seconds, joules) and math.isfinite(values[-1])
+    scales = unit in (seconds, milliseconds, joules) and math.isfinite(values[-1])
     texts = [unit(value, values[-1]) if scales else unit(value) for value in values]
     end = texts[-1].split()[-1]
     if all(" " in text and text.split()[-1] == end for text in texts):
@@ -45,9 +50,12 @@ def together(values, unit, separator: str = " / ") -> str:
     return separator.join(texts)
 
 
-def milliseconds(value: float) -> str:
-    """Time [s] always in ms: TPOT is compared in ms."""
-    return "-" if not math.isfinite(value) else f"{significant(value * 1e3)} ms"
+def milliseconds(value: float, like: float | None = None) -> str:
+    """Time [s] in ms, as TPOT is compared, unless it (or `like`) is 10 s or more."""
+    if not math.isfinite(value):
+        return "-"
+    size = abs(value if like is None else like)
+    return seconds(value, like) if size >= 10.0 else f"{significant(value * 1e3)} ms"
 
 
 def gigabytes(value: float) -> str:

@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from simulator.profile import Z90
+from simulator.result import plain
 from simulator.traffic import frames
 from simulator.traffic.metrics import Goodput, last_arrival_s, traffic_metrics, waiting_when_overloaded
 from simulator.traffic.served import Served
@@ -111,7 +110,7 @@ class TrafficResult:
         out = {"summary": self.summary(), **facts, "goodput": limits, "server": server}
         if detail:
             out["requests"] = list(frames.rows(frames.request_columns(served.requests)))
-        return _plain(out)
+        return plain(out)
 
     def to_frame(self):
         """One row per request as a pandas DataFrame (optional extra `frames`)."""
@@ -120,14 +119,3 @@ class TrafficResult:
     def steps_frame(self):
         """One row per stretch of equal engine steps as a pandas DataFrame (optional extra `frames`)."""
         return frames.step_frame(self.served)
-
-
-def _plain(value: Any) -> Any:
-    """`value` in JSON's types: arrays and tuples as lists, numpy's numbers as Python's."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return value.item() if isinstance(value, np.generic) else value

@@ -14,7 +14,7 @@ import numpy as np
 
 from simulator.errors import UserError
 
-SYNTAX = "RATE (requests per second, Poisson), gamma:RATE:BURSTINESS, constant:RATE, piecewise:60x2,60x10 or burst"
+SYNTAX = "RATE (requests per second, Poisson), gamma:RATE:BURSTINESS, constant:RATE, piecewise:60x2,60x10 or inf"
 
 MIN_RATE_PER_S, MAX_RATE_PER_S = 1e-9, 1e9  # keeps every time finite and far from the limits of a float
 MIN_BURSTINESS, MAX_BURSTINESS = 0.01, 1e6  # below, nearly all requests of a run share one instant
@@ -69,6 +69,10 @@ class Arrivals(ABC):
     def times(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """n arrival times in seconds, float array of shape (n,), ascending, >= 0."""
 
+    @abstractmethod
+    def phrase(self) -> str:
+        """How requests arrive, in words."""
+
 
 @dataclass(frozen=True)
 class Poisson(Arrivals):
@@ -81,6 +85,9 @@ class Poisson(Arrivals):
 
     def times(self, n: int, rng: np.random.Generator) -> np.ndarray:
         return poisson(self.rate_per_s, n, rng)
+
+    def phrase(self) -> str:
+        return f"Poisson arrivals at {self.rate_per_s:.15g}/s"
 
     def __str__(self) -> str:
         return f"{self.rate_per_s:.15g}"
@@ -100,6 +107,9 @@ class Gamma(Arrivals):
     def times(self, n: int, rng: np.random.Generator) -> np.ndarray:
         return gamma(self.rate_per_s, self.burstiness, n, rng)
 
+    def phrase(self) -> str:
+        return f"gamma arrivals at {self.rate_per_s:.15g}/s with burstiness {self.burstiness:.15g}"
+
     def __str__(self) -> str:
         return f"gamma:{self.rate_per_s:.15g}:{self.burstiness:.15g}"
 
@@ -115,6 +125,9 @@ class Constant(Arrivals):
 
     def times(self, n: int, rng: np.random.Generator) -> np.ndarray:
         return constant(self.rate_per_s, n)
+
+    def phrase(self) -> str:
+        return f"evenly spaced at {self.rate_per_s:.15g}/s"
 
     def __str__(self) -> str:
         return f"constant:{self.rate_per_s:.15g}"
@@ -132,6 +145,9 @@ class Piecewise(Arrivals):
     def times(self, n: int, rng: np.random.Generator) -> np.ndarray:
         return piecewise(self.pieces, n, rng)
 
+    def phrase(self) -> str:
+        return f"arrivals {self}"
+
     def __str__(self) -> str:
         return "piecewise:" + ",".join(f"{duration:.15g}x{rate:.15g}" for duration, rate in self.pieces)
 
@@ -143,12 +159,16 @@ class Burst(Arrivals):
     def times(self, n: int, rng: np.random.Generator) -> np.ndarray:
         return burst(n)
 
+    def phrase(self) -> str:
+        return "all at once"
+
     def __str__(self) -> str:
         return "burst"
 
 
 def parse_arrivals(text: str | float | Arrivals) -> Arrivals:
-    """An arrival process from its name: "40", "gamma:40:0.5", "constant:40", "piecewise:60x2,60x10" or "burst".
+    """An arrival process from its name: "40", "gamma:40:0.5", "constant:40", "piecewise:60x2,60x10", or "inf"
+    or "burst" for all at once.
 
     Raises `UserError` in one sentence.
     """

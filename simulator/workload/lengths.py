@@ -189,10 +189,8 @@ def parse_lengths(text: str | int | Lengths) -> Lengths:
         return LogNormal(*_numbers(text, rest, ("mean", "sigma")))
     if kind == "file":
         return read_lengths(rest)
-    try:
-        return Fixed(int(text))
-    except ValueError:
-        pass
+    if _is_number(text) and float(text).is_integer():  # 1024, or 1e3
+        return Fixed(int(text) if text.lstrip("+-").isdecimal() else int(float(text)))
     if Path(text).exists() or "/" in text or text.lower().endswith((".txt", ".csv")):
         return read_lengths(text)
     raise UserError(f"length '{text}' is neither a number nor a file: expected {SYNTAX}")

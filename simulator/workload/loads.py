@@ -11,71 +11,55 @@ from dataclasses import dataclass
 import numpy as np
 
 from simulator.errors import UserError
-from simulator.workload.arrivals import Arrivals, Poisson, parse_arrivals
+from simulator.workload.arrivals import Arrivals, parse_arrivals
 from simulator.workload.arrivals import burst as all_at_once
 from simulator.workload.lengths import Lengths, parse_lengths
-from simulator.workload.traffic import Parts, Traffic
+from simulator.workload.traffic import Parts, Traffic, counted
 
 MAX_REQUESTS = 10_000_000
 
 Lengthlike = Lengths | str | int  # whatever `parse_lengths` takes
 
 
-def static_batch(
-    batch: int,
-    prompt: Lengthlike,
-    output: Lengthlike,
-    rng: np.random.Generator,
-    shared_prefix_tok: int = 0,
-    prefix_groups: int = 1,
-) -> Traffic:
+@dataclass(frozen=True)
+class SharedPrefix:
+    """Prompts of which the first `tokens` tokens are those of one of `groups` texts, drawn evenly; `prompt` follows."""
+
+    prompt: Lengthlike
+    tokens: int
+    groups: int = 1
+
+
+Prompts = Lengthlike | SharedPrefix
+
+
+def static_batch(batch: int, prompt: Prompts, output: Lengthlike, rng: np.random.Generator) -> Traffic:
     """`batch` requests submitted together and run to completion."""
-    texts = _draw(batch, "batch", prompt, output, rng, shared_prefix_tok, prefix_groups)
+    texts = _draw(batch, "batch", prompt, output, rng)
     return texts.at(all_at_once(batch), f"a static batch of {batch:,}")
 
 
-def burst(
-    n: int,
-    prompt: Lengthlike,
-    output: Lengthlike,
-    rng: np.random.Generator,
-    shared_prefix_tok: int = 0,
-    prefix_groups: int = 1,
-) -> Traffic:
+def burst(n: int, prompt: Prompts, output: Lengthlike, rng: np.random.Generator) -> Traffic:
     """n requests submitted at t = 0 to a server that runs at most max_num_seqs of them at a time."""
-    texts = _draw(n, "number of requests", prompt, output, rng, shared_prefix_tok, prefix_groups)
-    return texts.at(all_at_once(n), f"a burst of {n:,} requests")
+    texts = _draw(n, "number of requests", prompt, output, rng)
+    return texts.at(all_at_once(n), f"a burst of {counted(n, 'request')}")
 
 
-def closed_loop(
-    concurrency: int,
-    n: int,
-    prompt: Lengthlike,
-    output: Lengthlike,
-    rng: np.random.Generator,
-    shared_prefix_tok: int = 0,
-    prefix_groups: int = 1,
-) -> Traffic:
+def closed_loop(concurrency: int, n: int, prompt: Prompts, output: Lengthlike, rng: np.random.Generator) -> Traffic:
     """n requests from `concurrency` clients; each sends its next request when its last one has ended."""
     clients = check_count(concurrency, "concurrency")
-    texts = _draw(n, "number of requests", prompt, output, rng, shared_prefix_tok, prefix_groups)
-    return texts.from_clients(clients, f"{clients:,} clients, {n:,} requests")
+    texts = _draw(n, "number of requests", prompt, output, rng)
+    return texts.from_clients(clients, f"{counted(clients, 'client')}, {counted(n, 'request')}")
 
 
 def open_loop(
-    arrivals: Arrivals | str | float,
-    n: int,
-    prompt: Lengthlike,
-    output: Lengthlike,
-    rng: np.random.Generator,
-    shared_prefix_tok: int = 0,
-    prefix_groups: int = 1,
+    arrivals: Arrivals | str | float, n: int, prompt: Prompts, output: Lengthlike, rng: np.random.Generator
 ) -> Traffic:
     """n requests that arrive as `arrivals` says (`parse_arrivals`), whatever the server does."""
     process = parse_arrivals(arrivals)
     arrival_rng, text_rng = rng.spawn(2)
-    texts = _draw(n, "number of requests", prompt, output, text_rng, shared_prefix_tok, prefix_groups)
-    return texts.at(process.times(n, arrival_rng), f"{n:,} requests, {_how(process)}")
+    texts = _draw(n, "number of requests", prompt, output, text_rng)
+    return texts.at(process.times(n, arrival_rng), f"{counted(n, 'request')}, {process.phrase()}")
 
 
 def parallel_sampling(samples: int, prompt: Lengthlike, output: Lengthlike, rng: np.random.Generator) -> Traffic:
@@ -91,13 +75,9 @@ def parallel_sampling(samples: int, prompt: Lengthlike, output: Lengthlike, rng:
         output_tok=parse_lengths(output).sample(output_rng, samples),
         arrival_s=all_at_once(samples),
         shared_prefix=((("prompt", prompt_tok),),) * samples,
-        title=f"{samples:,} samples of one prompt",
+        title=f"{counted(samples, 'sample')} of one prompt",
         assumptions=("the samples are separate requests with one prompt: they share its KV through the prefix cache",),
     )
-
-
-def _how(process: Arrivals) -> str:
-    return f"Poisson arrivals at {process}/s" if isinstance(process, Poisson) else f"arrivals {process}"
 
 
 @dataclass(frozen=True)
@@ -115,26 +95,17 @@ class _Texts:
         return Traffic(self.prompt_tok, self.output_tok, None, clients, self.shared_prefix, title=title)
 
 
-def _draw(
-    n: int,
-    what: str,
-    prompt: Lengthlike,
-    output: Lengthlike,
-    rng: np.random.Generator,
-    shared_prefix_tok: int,
-    prefix_groups: int,
-) -> _Texts:
+def _draw(n: int, what: str, prompt: Prompts, output: Lengthlike, rng: np.random.Generator) -> _Texts:
     """n prompts and answers. The shared prefix stands in front of the drawn prompt, as `vllm bench` adds it."""
     n = check_count(n, what)
-    groups = check_count(prefix_groups, "number of prefix groups")
     prompt_rng, output_rng, group_rng = rng.spawn(3)
-    prompt_tok = parse_lengths(prompt).sample(prompt_rng, n)
+    lengths = prompt.prompt if isinstance(prompt, SharedPrefix) else prompt
+    prompt_tok = parse_lengths(lengths).sample(prompt_rng, n)
     output_tok = parse_lengths(output).sample(output_rng, n)
-    if shared_prefix_tok == 0:
-        if groups > 1:
-            raise UserError(f"{groups} prefix groups need a shared prefix, got a shared prefix of 0 tokens")
+    if not isinstance(prompt, SharedPrefix):
         return _Texts(prompt_tok, output_tok, None)
-    prefix_tok = check_count(shared_prefix_tok, "shared prefix in tokens")
+    prefix_tok = check_count(prompt.tokens, "shared prefix in tokens")
+    groups = check_count(prompt.groups, "number of prefix groups")
     prefixes = [((("prefix", group), prefix_tok),) for group in range(groups)]
     chosen = group_rng.integers(0, groups, size=n).tolist()
     return _Texts(prompt_tok + prefix_tok, output_tok, tuple(prefixes[group] for group in chosen))

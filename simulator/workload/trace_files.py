@@ -21,7 +21,7 @@ from simulator.workload.prompt_files import OUTPUT_TOK, PROMPT_TOK, read_prompts
 from simulator.workload.trace_rows import Rows
 from simulator.workload.trace_selection import check_selection, first_or_repeated, in_window, paced
 from simulator.workload.trace_text import TraceText, read_text, shown
-from simulator.workload.traffic import Traffic
+from simulator.workload.traffic import Traffic, counted
 
 READERS: dict[str, Callable[[TraceText], Rows]] = {
     "csv": read_own_csv,  # t_s,input_tok,output_tok; also with Mooncake's block counts
@@ -77,10 +77,15 @@ def read_trace(
         raise UserError("traffic has either arrivals or clients, got both")
     retimed = process is not None or clients > 0
     if retimed and (speed is not None or rate_per_s is not None):
-        raise UserError("speed and rate change the times of a trace; expected no arrivals and no clients beside them")
+        raise UserError(
+            "a speed (--time-scale) or a rate (--trace-rate) changes the times of a trace; expected no arrivals "
+            "(--rate) and no clients (--concurrency) beside it, which replace them"
+        )
     name, rows, title, said = _read(path, format, check_count(block_tok, "block size in tokens"))
     if rows.arrival_s is None and not retimed:
-        raise UserError(f"trace file '{name}' has no times: expected arrivals or a number of clients beside it")
+        raise UserError(
+            f"trace file '{name}' has no times: expected arrivals (--rate) or clients (--concurrency) beside it"
+        )
     selection_rng, arrival_rng, output_rng = rng.spawn(3)
     rows, selected = in_window(rows, window_s, name)
     rows, repeated = first_or_repeated(rows, requests, repeat, selection_rng, name)
@@ -88,7 +93,7 @@ def read_trace(
     rows, pace = paced(rows, speed, rate_per_s, name)
     replaced = ()
     if retimed:
-        how = f"arrivals {process}" if process is not None else f"{clients:,} clients"
+        how = process.phrase() if process is not None else counted(clients, "client")
         replaced = (f"times of the trace are replaced by {how}",) if rows.arrival_s is not None else ()
         rows = replace(rows, arrival_s=None if process is None else process.times(len(rows), arrival_rng))
     return Traffic(
@@ -98,7 +103,7 @@ def read_trace(
         clients=clients,
         shared_prefix=rows.shared_prefix,
         priority=rows.priority,
-        title=f"{title}: {len(rows):,} requests",
+        title=f"{title}: {counted(len(rows), 'request')}",
         assumptions=(*said, *rows.assumptions, *selected, *repeated, *written, *pace, *replaced),
     )
 
@@ -159,7 +164,9 @@ def _answers(
     """`rows` with lengths of answers, and what to say about them."""
     if output is None:
         if rows.output_tok is None:
-            raise UserError(f"trace file '{name}' has no lengths of answers: expected output lengths beside it")
+            raise UserError(
+                f"trace file '{name}' has no lengths of answers: expected output lengths (--output) beside it"
+            )
         return rows, ()
     lengths = parse_lengths(output)
     said = (f"lengths of answers of the trace are replaced by {lengths}",) if rows.output_tok is not None else ()

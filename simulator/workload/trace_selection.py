@@ -11,8 +11,11 @@ from simulator.errors import UserError
 from simulator.workload.arrivals import MAX_RATE_PER_S, MIN_RATE_PER_S
 from simulator.workload.loads import check_count
 from simulator.workload.trace_rows import Rows
+from simulator.workload.traffic import counted
 
 Said = tuple[str, ...]
+
+MIN_SPEED, MAX_SPEED = 1e-6, 1e6
 
 
 def check_selection(
@@ -24,8 +27,8 @@ def check_selection(
     if window_s is not None and not 0.0 <= window_s[0] < window_s[1]:  # also refuses NaN
         found = f"{window_s[0]:g} to {window_s[1]:g} s"
         raise UserError(f"window of a trace: found {found}, expected a start >= 0 and an end after it")
-    if speed is not None and not 1e-6 <= speed <= 1e6:
-        raise UserError(f"speed of a trace: found {speed:g}, expected a factor from 1e-06 to 1e+06")
+    if speed is not None and not MIN_SPEED <= speed <= MAX_SPEED:
+        raise UserError(f"speed of a trace: found {speed:g}, expected a factor from {MIN_SPEED:g} to {MAX_SPEED:g}")
     if rate_per_s is not None and not MIN_RATE_PER_S <= rate_per_s <= MAX_RATE_PER_S:
         raise UserError(f"rate of a trace: found {rate_per_s:g}, expected requests per second above 0")
     if speed is not None and rate_per_s is not None:
@@ -40,12 +43,12 @@ def in_window(rows: Rows, window_s: tuple[float, float] | None, name: str) -> tu
     if window_s is None:
         return rows, ()
     if rows.arrival_s is None:
-        raise UserError(f"trace file '{name}' has no times, from which a window could be cut")
+        raise UserError(f"trace file '{name}' has no times, from which a window (--window) could be cut")
     start_s, end_s = window_s
     first, last = np.searchsorted(rows.arrival_s, [start_s, end_s], side="left")
     if first == last:
-        lasts = f"a trace of {rows.arrival_s[-1]:g} s"
-        raise UserError(f"trace file '{name}' has no request from {start_s:g} to {end_s:g} s; found {lasts}")
+        wanted = f"from {start_s:g} " + (f"to {end_s:g} s" if math.isfinite(end_s) else "s on")
+        raise UserError(f"trace file '{name}' has no request {wanted}; found a trace of {rows.arrival_s[-1]:g} s")
     part = rows.take(np.arange(first, last))
     said = f"only {start_s:g} to {end_s:g} s of the trace" if math.isfinite(end_s) else f"the trace from {start_s:g} s"
     return replace(part, arrival_s=part.arrival_s - start_s), (said,)
@@ -64,7 +67,8 @@ def first_or_repeated(
         said = f"{requests:,} requests drawn with replacement from the {have:,} rows of the file"
         return rows.take(rng.integers(0, have, size=requests)), (said,)
     if not repeat:
-        raise UserError(f"trace file '{name}' has {have:,} requests, expected {requests:,}: repeat it to get more")
+        found = f"has {counted(have, 'request')}, expected {requests:,}"
+        raise UserError(f"trace file '{name}' {found}: repeat it (--repeat) to get more")
     period_s = rows.arrival_s[-1] - rows.arrival_s[0]
     if period_s <= 0.0:
         raise UserError(f"trace file '{name}' lasts 0 s, which gives no gap with which to repeat it")
@@ -91,10 +95,12 @@ def paced(rows: Rows, speed: float | None, rate_per_s: float | None, name: str) 
     if speed is None and rate_per_s is None:
         return rows, ()
     if rows.arrival_s is None:
-        raise UserError(f"trace file '{name}' has no times, which a speed or a rate could change")
+        raise UserError(
+            f"trace file '{name}' has no times, which a speed (--time-scale) or a rate (--trace-rate) could change"
+        )
     if speed is None:
         lasts_s = float(rows.arrival_s[-1] - rows.arrival_s[0])
         if lasts_s <= 0.0:
-            raise UserError(f"trace file '{name}': {len(rows):,} request(s) in 0 s have no rate that could be changed")
+            raise UserError(f"trace file '{name}' lasts 0 s and has no rate that could be changed (--trace-rate)")
         speed = rate_per_s * lasts_s / (len(rows) - 1)
     return replace(rows, arrival_s=rows.arrival_s / speed), (f"times of the trace are sped up by a factor {speed:.6g}",)

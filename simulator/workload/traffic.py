@@ -10,6 +10,11 @@ import numpy as np
 Parts = tuple[tuple[Hashable, int], ...]  # what a text consists of: (part id, tokens)
 
 
+def counted(n: int, noun: str) -> str:
+    """'1 request', '1,000 requests'."""
+    return f"{n:,} {noun}{'s' if n != 1 else ''}"
+
+
 @dataclass(frozen=True)
 class Traffic:
     """N requests in order of submission.
