@@ -208,6 +208,14 @@ def engine_options(group: str, limits: str | None = None) -> list[Callable]:
         option(group, "--enforce-eager", is_flag=True, help="Run without CUDA graphs."),
         option(
             group,
+            "--max-cudagraph-capture-size",
+            type=whole,
+            metavar="N",
+            help="Most tokens of a step that replays a CUDA graph; steps are padded to the next recorded size.  "
+            "[default: as the engine's version does]",
+        ),
+        option(
+            group,
             "--tensor-parallel-size",
             type=whole,
             default=1,
@@ -346,9 +354,9 @@ def chosen(values: Mapping[str, Any], names: Any) -> dict[str, Any]:
 def device_choices(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of `device_options`, `engine_options` and prices as fields of a scenario, engine settings left out."""
     same = (
-        "gpu", "model", "weights", "activations", "power_mode", "calibration", "enforce_eager", "tensor_parallel_size",
-        "pipeline_parallel_size", "enable_expert_parallel", "engine", "step_by_step", "seed", "usd_per_hour",
-        "usd_per_kwh",
+        "gpu", "model", "weights", "activations", "power_mode", "calibration", "enforce_eager",
+        "max_cudagraph_capture_size", "tensor_parallel_size", "pipeline_parallel_size", "enable_expert_parallel",
+        "engine", "step_by_step", "seed", "usd_per_hour", "usd_per_kwh",
     )  # fmt: skip
     return {name: values[name] for name in same} | {"kv_cache": KV_CACHE_DTYPES[values["kv_cache_dtype"]]}
 
