@@ -19,6 +19,7 @@ test-fast: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/pytest benchmarks --benchmark-enable --benchmark-columns=median,min,rounds
+	$(BIN)/python benchmarks/traffic.py
 
 # Everything fitted or measured that the repository shows, made again from the rows that it ships.
 # 'kernels' takes two minutes, 'profiles' (fits of all engines, ledger and figures of them) about eight.
@@ -31,6 +32,8 @@ profiles: $(VENV)/installed
 docs: $(VENV)/installed
 	$(BIN)/simulate --gpu orin --strategy pdr --plot docs/pdr-on-orin.png > docs/pdr-on-orin.txt
 	$(BIN)/validate calibration/data/runs/edgereasoning.csv > docs/validation-orin.txt
+	$(BIN)/simulate traffic --gpu a100 --model llama-3.1-8b --trace azure-2023-conv --time-scale 0.75 \
+		--goodput ttft:1000 tpot:100 --plot docs/traffic.png > docs/traffic.txt
 
 # --no-compile: byte code is written on first import, and only for what is used.
 $(VENV)/installed: pyproject.toml
