@@ -48,6 +48,8 @@ FREE_POWER = ("busy_w", "byte_j", "flop_j")
 # of the kernels, clocks under load): the drift between versions of one table is 10 to 25 % between extremes.
 IN_SITU_LOG_SD = {"gemm16": 0.08, "gemm8": 0.08, "collective": 0.15, "prefill": 0.12, "decode": 0.12}
 _WITHOUT_TABLE = ("power.", "gemm_weight_only.")
+# Launches pace some steps and not others, so the sum of squares has kinks that a tighter search would follow for long.
+TOLERANCE = 1e-5
 EXPERTS_START_LOG_SD = 0.1  # top-k, sorting and combining: engines fuse these small kernels each in its own way
 EXPERTS_IN_SITU_LOG_SD = 0.03  # the tables hold the same kernels; what differs is routing, which has a parameter
 
@@ -208,6 +210,7 @@ class Problem:
             return self.errors({**fixed, **values})[mask] / self.sd[mask]
 
         solution = fit_parameters(
-            start_of(names, self.priors), specs_of(names, self.priors), residuals, progress, max_evaluations, begin
-        )
+            start_of(names, self.priors), specs_of(names, self.priors), residuals, progress, max_evaluations, begin,
+            TOLERANCE,
+        )  # fmt: skip
         return JointFit(self.priors, replace(solution, values={**fixed, **solution.values}))

@@ -39,8 +39,11 @@ def fit_parameters(
     progress: Callable[[int, None], None] | None = None,
     max_evaluations: int = 60,
     begin: Mapping[str, float] | None = None,
+    tolerance: float = 1e-6,
 ) -> Solution:
     """Maximum a posteriori of the parameters in `start` (their prior medians); the search begins at `begin` or there.
+
+    It ends when a step changes the sum of squares, or the parameters, by less than `tolerance`, relatively.
 
     `errors(values)` returns log(predicted / measured) of every point divided by the point's standard deviation. Bounds
     and prior spreads come from `specs`; every name in `start` must have one with log_sd > 0.
@@ -74,7 +77,7 @@ def fit_parameters(
 
     solution = least_squares(
         residuals, np.clip(first, lower + 1e-9, upper - 1e-9), jacobian, bounds=(lower, upper), x_scale=spread,
-        xtol=1e-5, ftol=1e-5, max_nfev=max_evaluations,
+        xtol=tolerance, ftol=tolerance, max_nfev=max_evaluations,
     )  # fmt: skip
     covariance = np.linalg.inv(solution.jac.T @ solution.jac)
     posterior = np.sqrt(np.diag(covariance))
