@@ -40,8 +40,6 @@ from simulator.token_costs import (
 CAUSES = ("memory", "compute", "attention", "launch", "communication", "host", "sampler", "power cap")
 SAMPLERS = ("greedy", "full")
 MAX_KNOWN = 200_000  # single steps whose cost apart from attention is kept
-# What attention adds to a step, in seconds, bytes and FLOPs.
-ATTENTION = ("start_s", "compute_s", "memory_s", "moved_byte", "energy_flop")
 
 
 @dataclass(frozen=True)
@@ -110,14 +108,12 @@ class _Sum:
         self.energy_flop[where] += count * work.energy_flop
 
 
-class _Attention(NamedTuple):
-    """What `_Sum` holds, of one step, known already."""
+class Attention(NamedTuple):
+    """What attention and recurrent state add to a step: seconds, those of them in which units compute, joules."""
 
-    start_s: float
-    compute_s: float
-    memory_s: float
-    moved_byte: float
-    energy_flop: float
+    seconds: Any
+    compute_s: Any
+    joules: Any  # above idle, of one device
 
 
 class _Fixed(NamedTuple):
@@ -128,6 +124,7 @@ class _Fixed(NamedTuple):
     gpu_s: Any
     launching_s: Any
     host_s: Any
+    dynamic_j: Any
     busy: Any
 
 
@@ -266,32 +263,37 @@ class StepModel:
         """Whether a step is tokens + sampling + attention by rule, which nothing ties before they are added."""
         return self.parallel.pp == 1 and not self.plan.states
 
-    def decode_attention(self, sequences: float, keys: np.ndarray, rule: int) -> np.ndarray:
-        """Attention of `sequences` decoding sequences with `keys` (S,) keys in all layers of a rule: (S, ATTENTION)."""
+    def decode_attention(self, sequences: float, keys: np.ndarray, rule: int) -> Attention:
+        """Attention of `sequences` decoding sequences with `keys` (S,) keys in all layers of a rule; arrays (S,)."""
         total, columns = _Sum(len(keys)), np.tile(keys[:, None], (1, len(self.rules)))
         none, many = np.zeros(len(keys)), np.full(len(keys), float(sequences))
         steps = Steps(many, columns, none, none, none, 0.0 * columns, 0.0 * columns, many)
         for work in self.plan.attention:
             if work.rule == rule:
                 total.add(self._decode(work, steps, keys, _ARRAYS), work.count)
-        return np.stack([getattr(total, name) for name in ATTENTION], axis=1)
+        return self._attention(total)
 
-    def prefill_attention(self, steps: Steps) -> tuple[float, ...]:
-        """Attention of the chunks of one step, given as its sums in floats: ATTENTION."""
+    def prefill_attention(self, steps: Steps) -> Attention:
+        """Attention of the chunks of one step, given as its sums in floats."""
         total = _Sum()
         self._add_prefill(total, steps)
-        return tuple(getattr(total, name) for name in ATTENTION)
+        return self._attention(total)
+
+    def _attention(self, total: _Sum) -> Attention:
+        power = self.p.power
+        joules = power.byte_j * total.moved_byte + power.flop_j * total.energy_flop
+        return Attention(total.start_s + total.compute_s + total.memory_s, total.compute_s, joules)
 
     def step_of_parts(
-        self, sequences: int, prefill_tok: int, completes: int, attention: tuple[float, ...]
+        self, sequences: int, prefill_tok: int, completes: int, attention: tuple[float, float, float]
     ) -> tuple[float, float]:
-        """(seconds, joules) of one step whose attention (ATTENTION) is known already.
+        """(seconds, joules) of one step whose attention (`Attention`) is known already.
 
         It decodes `sequences` sequences and computes prefill_tok prompt tokens, which complete `completes` prompts.
         """
         verified = sequences * self.tokens_per_decode
         fixed = self._fixed_of(verified + prefill_tok, prefill_tok, verified + completes, sequences + completes)
-        return self._times(fixed, _Attention(*attention), Floats)[:2]
+        return self._times(fixed, attention, Floats)[:2]
 
     def _new_tok(self, steps: Steps):
         """Tokens that pass through the linear layers."""
@@ -387,7 +389,8 @@ class StepModel:
         launches = xp.where(piecewise, self.plan.piecewise_launches, 0) + xp.where(eager, self.plan.launches, 0)
         host_s = engine.step_host_s + engine.sequence_host_s * sampled + engine.prefill_host_s * (prefill_tok > 0)
         gpu_s = linear[START] + linear[COMPUTE] + linear[MEMORY] + message_s
-        return _Fixed(linear, message_s, gpu_s, launches * engine.eager_launch_s, host_s, busy)
+        dynamic_j = self.p.power.byte_j * linear[MOVED_BYTE] + self.p.power.flop_j * linear[ENERGY_FLOP]
+        return _Fixed(linear, message_s, gpu_s, launches * engine.eager_launch_s, host_s, dynamic_j, busy)
 
     def _fixed_of(self, tokens: int, prefill_tok: float, logits: int, sampled: float, busy: float = 1.0) -> _Fixed:
         """`_fixed` of one step, by its tokens, logits and sequences sampled."""
@@ -402,14 +405,15 @@ class StepModel:
             found = self._known[key] = self._fixed(linear, prefill_tok, sampled, modes, busy, Floats)
         return found
 
-    def _priced(self, fixed: _Fixed, attention: _Sum, xp) -> tuple:
+    def _priced(self, fixed: _Fixed, total: _Sum, xp) -> tuple:
         """(seconds, joules, seconds by cause): every second split by cause."""
-        seconds, joules, attention_s, waiting_s, host_s, held_s = self._times(fixed, attention, xp)
+        attention = self._attention(total)
+        seconds, joules, waiting_s, host_s, held_s = self._times(fixed, attention, xp)
         linear = fixed.linear
         shares = {
             "memory": linear[MEMORY],
             "compute": linear[COMPUTE],
-            "attention": attention_s,
+            "attention": attention.seconds,
             "launch": linear[START] + waiting_s,
             "communication": fixed.message_s,
             "host": host_s,
@@ -418,32 +422,28 @@ class StepModel:
         }
         return seconds, joules, shares
 
-    def _times(self, fixed: _Fixed, attention: _Sum, xp) -> tuple:
-        """(seconds, joules, and of the seconds: attention, waiting for launches, host, held by a power cap)."""
-        attention_s = attention.start_s + attention.compute_s + attention.memory_s
+    def _times(self, fixed: _Fixed, attention: tuple, xp) -> tuple:
+        """(seconds, joules, and of the seconds: waiting for launches, host, held by a power cap)."""
+        attention_s, compute_s, attention_j = attention
         gpu_s = fixed.gpu_s + attention_s
         waiting_s = xp.maximum(0.0, fixed.launching_s - gpu_s)
         working_s = gpu_s + waiting_s + fixed.linear[SAMPLER]
         host_s = xp.maximum(0.0, fixed.host_s - working_s) if self.async_scheduling else fixed.host_s
-        seconds = working_s + host_s
-        held_s, joules = self._power(fixed.linear, attention, seconds, fixed.busy, xp)
-        return seconds + held_s, joules, attention_s, waiting_s, host_s, held_s
-
-    def _power(self, linear, attention: _Sum, seconds, busy, xp) -> tuple:
-        """(seconds that a power cap adds, joules of all devices).
-
-        Kernels were measured on boards at their own limit, so their times hold what that costs. Under a lower cap a
-        device lowers the clock of its cores, not of its memory: what computes takes longer, up to
-        twice as long, while bytes keep their pace and cost less at the lower voltage. `busy`: share of the devices that
-        have a micro-batch to work on.
-        """
-        power, limit_w, static_w = self.p.power, self.device.power.limit_w, self._static_w
-        dynamic_j = power.byte_j * (linear[MOVED_BYTE] + attention.moved_byte)
-        dynamic_j = dynamic_j + power.flop_j * (linear[ENERGY_FLOP] + attention.energy_flop)
+        seconds, dynamic_j = working_s + host_s, fixed.dynamic_j + attention_j
         held_s = 0.0 * seconds
         if self._capped:
-            room_w = limit_w - static_w
-            shortest_s = dynamic_j / room_w if room_w > 0.0 else 0.0 * dynamic_j
-            held_s = xp.clip(shortest_s - seconds, 0.0, linear[COMPUTE] + attention.compute_s)
+            held_s = self._held(seconds, dynamic_j, fixed.linear[COMPUTE] + compute_s, xp)
         total_s = seconds + held_s
-        return held_s, xp.minimum(static_w * total_s + busy * dynamic_j, limit_w * total_s) * self.parallel.world_size
+        joules = xp.minimum(self._static_w * total_s + fixed.busy * dynamic_j, self.device.power.limit_w * total_s)
+        return total_s, joules * self.parallel.world_size, waiting_s, host_s, held_s
+
+    def _held(self, seconds, dynamic_j, compute_s, xp):
+        """Seconds that a power cap adds.
+
+        Kernels were measured on boards at their own limit, so their times hold what that costs. Under a lower cap a
+        device lowers the clock of its cores, not of its memory: what computes takes longer, up to twice as long, while
+        bytes keep their pace and cost less at the lower voltage.
+        """
+        room_w = self.device.power.limit_w - self._static_w
+        shortest_s = dynamic_j / room_w if room_w > 0.0 else 0.0 * dynamic_j
+        return xp.clip(shortest_s - seconds, 0.0, compute_s)

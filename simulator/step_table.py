@@ -58,7 +58,7 @@ class StepTable:
         # Prefill beside decoding is put together from parts where the physics is a sum of parts.
         self._in_parts = getattr(physics, "in_parts", False)
         self._attention = [_DecodeAttention(physics, rule, longest_tok) for rule in range(len(self.rules))]
-        self._prefill: dict[tuple, tuple[float, ...]] = {}  # attention of chunks (ATTENTION)
+        self._prefill: dict[tuple, tuple[float, ...]] = {}  # attention of chunks
 
     def decode(self, sequences: int, keys: Sequence[int]) -> tuple[float, float]:
         """(seconds, joules) of one step of `sequences` decoding sequences that attend to `keys`, one sum per rule."""
@@ -69,13 +69,14 @@ class StepTable:
 
         chunks: (whose, new tokens, tokens cached before, whether it completes its prompt) each.
         """
-        new = completes = 0
-        for _, new_tok, _, last in chunks:
-            new += new_tok
-            completes += last
+        if len(chunks) == 1:
+            _, new, cached, completes = chunks[0]
+            key = (new, cached)
+        else:
+            new, completes = sum(chunk[1] for chunk in chunks), sum(chunk[3] for chunk in chunks)
+            key = tuple(sorted(chunk[1:3] for chunk in chunks))
         if not self._in_parts:
             return new, completes, *self._exact(self._sums(sequences, keys, chunks))
-        key = chunks[0][1:3] if len(chunks) == 1 else tuple(sorted(chunk[1:3] for chunk in chunks))
         parts = self._prefill.get(key)
         if parts is None:
             if len(self._prefill) >= _KEPT_CHUNKS:
@@ -129,26 +130,26 @@ def _cells(sequences: int, longest_tok: int) -> tuple[int, int]:
 
 
 class _DecodeAttention:
-    """Attention of decoding sequences in all layers of one rule (`simulator.step.ATTENTION`), tabulated like costs."""
+    """Attention of decoding sequences in all layers of one rule (`simulator.step.Attention`), tabulated like costs."""
 
     def __init__(self, physics: Any, rule: int, longest_tok: int) -> None:
         self._physics, self._rule, self._longest = physics, rule, longest_tok
-        self._rows: dict[int, tuple[int, list, list]] = {}
+        self._rows: dict[int, tuple[int, list]] = {}  # value and slope of each column, by cell
 
-    def added(self, parts: tuple, sequences: int, k: int) -> tuple[float, ...]:
-        """`parts` (ATTENTION) and, on top, those of `sequences` sequences that attend to k keys."""
-        first, values, slopes = self._rows.get(sequences) or self._row(sequences)
+    def added(self, parts: tuple, sequences: int, k: int) -> tuple[float, float, float]:
+        """`parts` (`Attention`) and, on top, those of `sequences` sequences that attend to k keys."""
+        first, cells = self._rows.get(sequences) or self._row(sequences)
         cell = bisect_right(GRID, k) - 1
-        x, (a, b, c, d, e), (f, g, h, i, j) = k - GRID[cell], values[cell - first], slopes[cell - first]
-        start, compute, memory, moved, flop = parts
-        return start + a + f * x, compute + b + g * x, memory + c + h * x, moved + d + i * x, flop + e + j * x
+        x, (a, b, c, d, e, f), (seconds, compute_s, joules) = k - GRID[cell], cells[cell - first], parts
+        return seconds + a + b * x, compute_s + c + d * x, joules + e + f * x
 
-    def _row(self, sequences: int) -> tuple[int, list, list]:
+    def _row(self, sequences: int) -> tuple[int, list]:
         first, last = _cells(sequences, self._longest)
         points = np.array(GRID[first : last + 1], dtype=float)
-        values = self._physics.decode_attention(sequences, points, self._rule)
-        slopes = np.diff(values, axis=0) / np.diff(points)[:, None]
-        row = self._rows[sequences] = first, values.tolist(), slopes.tolist()
+        columns = []
+        for values in self._physics.decode_attention(sequences, points, self._rule):
+            columns += [values[:-1], np.diff(values) / np.diff(points)]
+        row = self._rows[sequences] = first, np.stack(columns, axis=1).tolist()
         return row
 
 
@@ -199,7 +200,10 @@ class _OneRule:
             if seconds + lasts > until_s:
                 steps = min(steps, taken + extra + _fewest(one, growth, 0.0, here, until_s - seconds))
                 until_s = math.inf
-                continue
+                if steps - taken < here:
+                    here = steps - taken
+                    pairs = here * (here - 1) // 2
+                    lasts = here * one + growth * pairs
             seconds += lasts
             joules += here * (joule[i] + joule_slope[i] * past) + joule_slope[i] * slope * pairs
             taken += here
@@ -305,14 +309,15 @@ def _along(value, by_k, by_w, both, x: int, y: int, k_slope: int, w_slope: int) 
 
 def _fewest(one: float, growth: float, bend: float, most: int, until_s: float) -> int:
     """The fewest steps (1 to most) that last `until_s`, if step j (from 0) takes one + growth j + bend j²."""
-
-    def lasts(steps: int) -> float:
-        return steps * one + growth * (steps * (steps - 1) // 2) + bend * ((steps - 1) * steps * (2 * steps - 1) // 6)
-
-    steps = min(most, max(1, math.ceil(until_s / one)))
-    while steps > 1 and lasts(steps - 1) >= until_s:
-        # Steps grow longer, so an even share of the surplus is at most what is too much.
-        steps -= max(1, int((lasts(steps - 1) - until_s) / (one + (growth + bend * steps) * steps)))
-    while steps < most and lasts(steps) < until_s:
+    guess = until_s / one
+    steps = min(most, max(1, int(until_s / (one + growth * guess / 2.0)) + 1))
+    while steps > 1 and _lasts(one, growth, bend, steps - 1) >= until_s:
+        steps -= 1
+    while steps < most and _lasts(one, growth, bend, steps) < until_s:
         steps += 1
     return steps
+
+
+def _lasts(one: float, growth: float, bend: float, steps: int) -> float:
+    """Seconds of `steps` steps, see `_fewest`."""
+    return steps * one + growth * (steps * (steps - 1) // 2) + bend * ((steps - 1) * steps * (2 * steps - 1) // 6)

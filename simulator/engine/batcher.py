@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from simulator.engine.block_count import DecodeBlocks
-from simulator.engine.key_sums import key_sum
+from simulator.engine.key_sums import AllKeys, key_sum
 from simulator.engine.prefix_tree import Node, Parts, PrefixTree
 from simulator.engine.queues import POLICIES
 from simulator.engine.settings import EngineSettings
@@ -81,7 +81,8 @@ class Batcher:
         self.running: dict[Request, None] = {}  # in order of admission
         self.tree = PrefixTree(settings.block_size)
         self._keys = [key_sum(rule) for rule in rules]
-        self._only = self._keys[0] if len(self._keys) == 1 else None
+        self._only = self._keys[0] if [type(keys) for keys in self._keys] == [AllKeys] else None
+        self._bent = [keys for keys in self._keys if not isinstance(keys, AllKeys)]  # whose slope may change by itself
         self._finishes: list[tuple[int, int, Request]] = []  # (step after the last, admission, request)
         self.decoding = 0
         self._partial: Request | None = None  # the prompt of which a chunk is left
@@ -138,13 +139,11 @@ class Batcher:
 
     def keys(self) -> Sequence[int]:
         """Keys of the planned step in one layer, one entry per rule, summed over decoding sequences (without joins)."""
-        if self._only is not None:
-            return (self._only.at(self.step),)
-        return [keys.at(self.step) for keys in self._keys]
+        return self._only.now(self.step) if self._only is not None else [keys.at(self.step) for keys in self._keys]
 
     def slopes(self) -> Sequence[int]:
         """By how much `keys` grow from one step of the planned stretch to the next."""
-        return (self._only.slope,) if self._only is not None else [keys.slope for keys in self._keys]
+        return [keys.slope for keys in self._keys]
 
     def _held_in(self, step: int) -> int:
         """Distinct KV blocks held once decoding sequences have theirs for `step`."""
@@ -163,10 +162,10 @@ class Batcher:
                 fresh.clear()
         if self._limbo:
             self._see_finishes()
-        budget = self._budget - self.decoding
-        self.planned_blocks = self._held_in(self.step)
-        short = self.planned_blocks > self._kv_blocks or self._partial is not None
-        if short:
+        budget, short = self._budget - self.decoding, False
+        held = self.tree.held_blocks + self._blocks.at(self.step) + self._prefill_blocks + self._limbo_blocks
+        self.planned_blocks = held
+        if held > self._kv_blocks or self._partial is not None:
             short = self._make_room()
             budget, partial = self._budget - self.decoding, self._partial
             if partial is not None:
@@ -176,12 +175,11 @@ class Batcher:
                 self.planned_blocks += growth
                 self._take(partial, new)
                 budget -= new
+        self.blocked = False
         if self.queue:
             short = short or self._admit(budget)
             self.blocked = len(self.queue) > 0 and (short or len(self.running) + len(self._limbo) >= self._seats)
-        else:
-            self.blocked = False
-        if self.chunks or self.joins:
+        if self._planned and (self.chunks or self.joins):
             self._idle_plans = 0
             return 1
         if not self.decoding:
@@ -222,8 +220,10 @@ class Batcher:
                 break
             heapq.heappop(finishes)  # preempted since
         steps = finish - step
-        for keys in self._keys:
+        for keys in self._bent:
             steps = min(steps, keys.last_alike(step) - step + 1)
+        if steps == 1:
+            return 1
         if self.planned_blocks + self.decoding * ((steps - 1) // self._size + 1) <= self._kv_blocks:
             return steps  # even if all of them gain a block at the worst moment
         room = self._kv_blocks - self.tree.held_blocks - self._prefill_blocks - self._limbo_blocks

@@ -35,6 +35,10 @@ class AllKeys:
         """Keys of step `step`, which no event precedes that has not been told."""
         return self._base + self.slope * step
 
+    def now(self, step: int) -> tuple[int]:
+        """`at` as the only entry of a list of rules."""
+        return (self._base + self.slope * step,)
+
     def last_alike(self, step: int) -> int:
         """The last step up to which the keys of `step` grow by `slope` per step."""
         return NEVER

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import struct
 from array import array
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from simulator.engine.batcher import Request
 
-# One row per stretch of equal steps, as `simulator.traffic.served.StepRecords` names them.
-ROW = (
-    "start_s", "duration_s", "joules", "steps", "decode_sequences", "prefill_sequences", "prefill_tok",
-    "sampled", "gaps", "waiting", "kv_blocks",
+# One row per stretch of equal steps, as `simulator.traffic.served.StepRecords` names them; `gaps` of one step.
+FLOATS = ("start_s", "duration_s", "joules")
+COUNTS = (
+    "steps", "decode_sequences", "prefill_sequences", "prefill_tok", "sampled", "gaps", "waiting", "kv_blocks",
 )  # fmt: skip
-SAMPLED = ROW.index("sampled") - ROW.index("decode_sequences")  # place among the columns that a plan knows
+ROW = np.dtype([*((name, "<f8") for name in FLOATS), *((name, "<i8") for name in COUNTS)])
+_packed = struct.Struct(f"<{len(FLOATS)}d{len(COUNTS)}q").pack
+_SAMPLED = COUNTS.index("sampled") - COUNTS.index("decode_sequences")  # place among the columns that a plan knows
 
 
 class Replica:
@@ -29,7 +34,7 @@ class Replica:
     def __init__(self, number: int, batcher: Any, costs: Any, async_scheduling: bool = False) -> None:
         self.number, self.batcher, self._costs, self._async = number, batcher, costs, async_scheduling
         self._ahead = int(async_scheduling)  # steps that are planned already when somebody comes
-        self.rows = array("d")
+        self.rows = bytearray()  # of ROW
         self.torn_gap_s = array("d")
         self.end_s = math.inf
         self.coming: deque[tuple[float, Request]] = deque()  # arrived, not yet seen by the scheduler
@@ -120,8 +125,8 @@ class Replica:
         batcher.advance(steps)
         row = self._row
         if batcher.written_tok is not None:
-            row = (*row[:SAMPLED], batcher.written_tok, *row[SAMPLED + 1 :])
-        self.rows.extend((self._start_s, self._seconds, self._joules, steps, *row))
+            row = (*row[:_SAMPLED], batcher.written_tok, *row[_SAMPLED + 1 :])
+        self.rows += _packed(self._start_s, self._seconds, self._joules, steps, *row)
         if batcher.resumed:
             for request in batcher.resumed:
                 self.torn_gap_s.append(end_s - self._gap_from.pop(request.number))
