@@ -76,14 +76,12 @@ def poisson_run(n: int, step_by_step: bool = False) -> dict[str, float]:
 
 
 def trace_run(n: int) -> dict[str, float]:
-    """`n` requests of the Azure 2023 conversation trace, repeated, on four H100; reading the trace included."""
-    from dataclasses import replace
-
+    """`n` requests of the Azure 2023 conversation trace, repeated, on one H100; reading the trace included."""
     from simulator.workload.trace_files import read_trace
 
-    chosen = replace(deployment("h100", "llama-3.1-8b"), replicas=2)
+    chosen = deployment("h100", "llama-3.1-8b")
     start = time.perf_counter()
-    traffic = read_trace("azure-2023-conv", np.random.default_rng(0), requests=n, repeat=True, rate_per_s=20.0)
+    traffic = read_trace("azure-2023-conv", np.random.default_rng(0), requests=n, repeat=True, rate_per_s=10.0)
     read_s = time.perf_counter() - start
     found = timed(traffic, chosen)
     return found | {"seconds": found["seconds"] + read_s, "requests_per_s": n / (found["seconds"] + read_s)}

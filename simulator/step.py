@@ -184,6 +184,7 @@ class StepModel:
         self._static_w = self.idle_power_w / parallel.world_size + self.p.power.busy_w
         self._capped = device.power.limit_w < (device.power.board_limit_w or device.power.limit_w)
         self._known: dict[tuple, _Fixed] = {}  # of single steps
+        self._mixed: dict[tuple[int, int, int], _Fixed] = {}  # the same, by arguments of `step_of_parts`
 
     def verifying(self, tokens_per_decode: int) -> StepModel:
         """The same, in steps that verify so many tokens of every decoding sequence."""
@@ -291,8 +292,13 @@ class StepModel:
 
         It decodes `sequences` sequences and computes prefill_tok prompt tokens, which complete `completes` prompts.
         """
-        verified = sequences * self.tokens_per_decode
-        fixed = self._fixed_of(verified + prefill_tok, prefill_tok, verified + completes, sequences + completes)
+        fixed = self._mixed.get((sequences, prefill_tok, completes))
+        if fixed is None:
+            if len(self._mixed) >= MAX_KNOWN:
+                self._mixed.clear()
+            verified = sequences * self.tokens_per_decode
+            fixed = self._fixed_of(verified + prefill_tok, prefill_tok, verified + completes, sequences + completes)
+            self._mixed[sequences, prefill_tok, completes] = fixed
         return self._times(fixed, attention, Floats)[:2]
 
     def _new_tok(self, steps: Steps):

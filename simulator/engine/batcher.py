@@ -91,10 +91,10 @@ class Batcher:
         self._blocks = DecodeBlocks(self._size)
         self._prefill_blocks = 0  # own blocks of prompts under way and of those that the planned step completes
         self._limbo: deque[tuple[int, int, Request]] = deque()  # finishes not yet seen: (step, own blocks, request)
-        self._limbo_blocks = 0
         self._idle_plans = 0
         # The planned step, beside decoding.
         self.planned_blocks = 0  # distinct KV blocks held
+        self.unseen_blocks = 0  # of them, those of finished requests whose finish is not seen yet
         self.chunks: list[tuple[Request, int, int, bool]] = []  # (request, new, cached, completes)
         self.joins: list[int] = []  # tokens in cache of preempted sequences that go on decoding at once
         self.admitted: list[Request] = []
@@ -121,12 +121,7 @@ class Batcher:
     @property
     def could_admit(self) -> bool:
         """Whether somebody who came now might join the planned batch before it changes by itself."""
-        return len(self.running) < self._seats and (self._by_priority or not self.queue)
-
-    @property
-    def blocks_of_running(self) -> int:
-        """Distinct KV blocks that running sequences hold in the planned step, without those of unseen finishes."""
-        return self.planned_blocks - self._limbo_blocks
+        return (not self.queue or self._by_priority) and len(self.running) < self._seats
 
     def cached_blocks(self, request: Request, step: int) -> int:
         """Blocks at the beginning of a request's prompt that the prefix cache holds in `step`: of the planned stretch,
@@ -143,11 +138,11 @@ class Batcher:
 
     def slopes(self) -> Sequence[int]:
         """By how much `keys` grow from one step of the planned stretch to the next."""
-        return [keys.slope for keys in self._keys]
+        return (self._only.slope,) if self._only is not None else [keys.slope for keys in self._keys]
 
     def _held_in(self, step: int) -> int:
         """Distinct KV blocks held once decoding sequences have theirs for `step`."""
-        return self.tree.held_blocks + self._blocks.at(step) + self._prefill_blocks + self._limbo_blocks
+        return self.tree.held_blocks + self._blocks.at(step) + self._prefill_blocks + self.unseen_blocks
 
     # -- one stretch -----------------------------------------------------------------------------------------
 
@@ -163,7 +158,7 @@ class Batcher:
         if self._limbo:
             self._see_finishes()
         budget, short = self._budget - self.decoding, False
-        held = self.tree.held_blocks + self._blocks.at(self.step) + self._prefill_blocks + self._limbo_blocks
+        held = self.tree.held_blocks + self._blocks.at(self.step) + self._prefill_blocks + self.unseen_blocks
         self.planned_blocks = held
         if held > self._kv_blocks or self._partial is not None:
             short = self._make_room()
@@ -226,7 +221,7 @@ class Batcher:
             return 1
         if self.planned_blocks + self.decoding * ((steps - 1) // self._size + 1) <= self._kv_blocks:
             return steps  # even if all of them gain a block at the worst moment
-        room = self._kv_blocks - self.tree.held_blocks - self._prefill_blocks - self._limbo_blocks
+        room = self._kv_blocks - self.tree.held_blocks - self._prefill_blocks - self.unseen_blocks
         return self._blocks.last_within(step, steps, room)
 
     # -- decoding --------------------------------------------------------------------------------------------
@@ -262,7 +257,7 @@ class Batcher:
         self._booked = True
         del self.running[request]
         self.done.append(request)
-        self._limbo_blocks += own_blocks
+        self.unseen_blocks += own_blocks
         if self._async:
             self._limbo.append((self.step, own_blocks, request))
         else:
@@ -279,8 +274,16 @@ class Batcher:
     def _free(self, request: Request, own_blocks: int) -> None:
         """The blocks of a finished request are nobody's any more."""
         if self._caching:
-            self._let_go(request, self._held_in(self.step - 1), finished=True)
-        self._limbo_blocks -= own_blocks
+            held = self._held_in(self.step - 1)
+            if request.shared:
+                self._let_go(request, held, finished=True)
+            else:  # the same, for blocks that nobody can hit
+                tree = self.tree
+                if tree.idle_blocks + held > self._kv_blocks:
+                    self._evict_beside(held)
+                if request.computed >= self._size:
+                    tree.leave_for_nobody(request.computed // self._size)
+        self.unseen_blocks -= own_blocks
 
     # -- admission and chunks --------------------------------------------------------------------------------
 

@@ -105,7 +105,7 @@ class _Run:
         self._replica_of = array("q", [-1]) * n
         self._pending: list[tuple[float, int, Request, bool]] = []  # (time, order, request, decodes elsewhere)
         self._order = self._next_client = 0  # of pending; the next request that a client sends
-        self._ended = 0
+        self._ended, self._clients, self._report_every = 0, traffic.clients, max(1, n // _REPORTS)
 
     def _batcher(self) -> Any:
         deployment = self._deployment
@@ -256,23 +256,24 @@ class _Run:
     def _complete(self, replica: Replica, now: float) -> None:
         batcher = replica.complete()
         role = self._roles[replica.number]
-        if role != PREFILL:
+        if batcher.first and role != PREFILL:
             for request in batcher.first:
                 self._first[request.number] = now
         for request in batcher.done:
             number = request.number
             if role != DECODE:
                 self._cached[number] = request.cached_tok
-            self._recomputed[number] += request.recomputed_tok
-            self._preemptions[number] += request.preemptions
+            if request.preemptions:
+                self._recomputed[number] += request.recomputed_tok
+                self._preemptions[number] += request.preemptions
             if role == PREFILL:
                 self._hand_over(request, replica, now)
-                continue
-            self._finished[number] = now
-            self._replica_of[number] = replica.number
-            self._end_one()
-            if self._traffic.clients:
-                self._send_next(now)
+            else:
+                self._finished[number] = now
+                self._replica_of[number] = replica.number
+                self._end_one()
+                if self._clients:
+                    self._send_next(now)
 
     def _hand_over(self, request: Request, replica: Replica, now: float) -> None:
         """The KV cache of a prompt goes to a decoding replica, which computes the last token again, as in vLLM."""
@@ -286,7 +287,7 @@ class _Run:
 
     def _end_one(self) -> None:
         self._ended += 1
-        if self._progress is not None and self._ended % max(1, self._n // _REPORTS) == 0:
+        if self._progress is not None and self._ended % self._report_every == 0:
             self._progress(self._ended, self._n)
 
     # -- the result ------------------------------------------------------------------------------------------

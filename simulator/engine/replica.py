@@ -107,7 +107,7 @@ class Replica:
             self._run(steps, sequences, keys, until_s)
         self._row = (
             sequences, len(chunks), new, sequences + completes, batcher.decoding, len(batcher.queue) + len(self.coming),
-            batcher.blocks_of_running,
+            batcher.planned_blocks - batcher.unseen_blocks,
         )  # fmt: skip
         return batcher.admitted
 

@@ -86,9 +86,14 @@ class TokenByToken:
         return len(self._scheduler.running) < self._seats and (self._by_priority or not self._scheduler.waiting)
 
     @property
-    def blocks_of_running(self) -> int:
-        """Distinct KV blocks that running sequences hold in the planned step, without those of unseen finishes."""
-        return self._cache.held - sum(sequence.holding.private for _, sequence in self._scheduler.unseen)
+    def planned_blocks(self) -> int:
+        """Distinct KV blocks held in the planned step."""
+        return self._cache.held
+
+    @property
+    def unseen_blocks(self) -> int:
+        """Of them, those of finished sequences whose finish is not seen yet."""
+        return sum(sequence.holding.private for _, sequence in self._scheduler.unseen)
 
     @property
     def step(self) -> int:
