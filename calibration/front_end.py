@@ -6,11 +6,8 @@ from collections.abc import Mapping
 
 from calibration.setup import Setup
 from calibration.workloads import CLOSED_LOOP_ROUNDS
+from simulator.engine.front_end import TOGETHER
 from simulator.overheads import EngineParameters
-
-# Prompts that wait are tokenised together, at most so many in one call, and all of them wait for the last
-# (vLLM: AsyncMicrobatchTokenizer, one thread).
-TOKENISED_TOGETHER = 32
 
 
 def front_end_s(setup: Setup, engine: EngineParameters) -> tuple[float, float, float]:
@@ -21,7 +18,7 @@ def front_end_s(setup: Setup, engine: EngineParameters) -> tuple[float, float, f
         return engine.request_s + prompt_s, 0.0, 0.0
     total = record.num_requests or (CLOSED_LOOP_ROUNDS * at_once if record.load == "closed_loop" else at_once)
     share = 1.0 if record.load == "burst" else min(1.0, at_once / total)
-    return engine.request_s + prompt_s, prompt_s * (min(at_once, TOKENISED_TOGETHER) - 1), share
+    return engine.request_s + prompt_s, prompt_s * (min(at_once, TOGETHER) - 1), share
 
 
 def with_front_end(values: Mapping[str, float], setup: Setup, engine: EngineParameters) -> dict[str, float]:

@@ -58,7 +58,8 @@ def runs(draw):
     chosen = deployment(
         engine, kv_blocks, Bent(RULES[draw(st.sampled_from(sorted(RULES)))]), async_scheduling=draw(st.booleans()),
         replicas=draw(st.integers(1, 3)), routing=draw(st.sampled_from(sorted(ROUTINGS))),
-        request_s=draw(st.sampled_from([0.0, 0.0123])), prefill_replicas=draw(st.sampled_from([0, 0, 1])),
+        request_s=draw(st.sampled_from([0.0, 0.0123])), prompt_tok_s=draw(st.sampled_from([0.0, 3.1e-4])),
+        prefill_replicas=draw(st.sampled_from([0, 0, 1])),
         transfer_start_s=0.00211, transfer_tok_s=1.7e-5, micro_batches=draw(st.sampled_from([1, 1, 3])),
     )  # fmt: skip
     return Traffic(prompt, output, shared_prefix=prefixes, priority=priority, **times), chosen

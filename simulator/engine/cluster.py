@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from simulator.engine.batcher import Batcher, Request
+from simulator.engine.front_end import FrontEnd, tokenised_s
 from simulator.engine.replica import ROW, Replica
 from simulator.engine.routing import ROUTINGS
 from simulator.engine.settings import EngineSettings
@@ -25,7 +26,8 @@ from simulator.step_table import StepTable
 from simulator.traffic.served import RequestRecords, Served, StepRecords
 from simulator.workload.traffic import Traffic
 
-SERVE, PREFILL, DECODE = "serve", "prefill", "decode"
+SERVE, PREFILL, DECODE = "serve", "prefill", "decode"  # what a replica does
+TOKENISE, ARRIVE, FOLLOW = "tokenise", "arrive", "follow"  # what happens at a time that is known
 _REPORTS = 200  # calls of `progress` in a run
 
 
@@ -33,7 +35,8 @@ _REPORTS = 200  # calls of `progress` in a run
 class Deployment:
     """What serves: `replicas` equal engines, or `prefill_replicas` that prefill for `replicas` that decode.
 
-    `request_s` and `prompt_tok_s` lie between client and engine, per request and per prompt token. Disaggregated, the
+    `request_s` and `prompt_tok_s` lie between client and engine, per request and per prompt token: see
+    `simulator.engine.front_end`; every replica that takes new requests has one front end. Disaggregated, the
     KV cache of a prompt takes transfer_start_s + prompt_tok * transfer_tok_s to the decoding replica; a prefilling
     replica sends one at a time.
     """
@@ -103,7 +106,8 @@ class _Run:
         zeros = array("q", [0]) * n
         self._cached, self._recomputed, self._preemptions = zeros[:], zeros[:], zeros[:]
         self._replica_of = array("q", [-1]) * n
-        self._pending: list[tuple[float, int, Request, bool]] = []  # (time, order, request, decodes elsewhere)
+        self._pending: list[tuple[float, int, str, Any]] = []  # (time, order, what happens, to whom)
+        self._front_ends = [FrontEnd(deployment.prompt_tok_s) for _ in first]
         self._order = self._next_client = 0  # of pending; the next request that a client sends
         self._ended, self._clients, self._report_every = 0, traffic.clients, max(1, n // _REPORTS)
 
@@ -176,8 +180,12 @@ class _Run:
                 coming += 1
                 replica = self._route_new(request, now)
             else:
-                _, _, request, decodes = heapq.heappop(pending)
-                replica = self._route_decode(request, now) if decodes else self._route_new(request, now)
+                _, _, what, whom = heapq.heappop(pending)
+                if what == TOKENISE:
+                    self._tokenise(whom, now)
+                    continue
+                request = whom
+                replica = self._route_decode(request, now) if what == FOLLOW else self._route_new(request, now)
             replica.arrive(request, now)
             ends[replica.number] = replica.end_s
             if replica.end_s == math.inf:
@@ -212,10 +220,14 @@ class _Run:
 
     def _open_loop(self) -> tuple[array, array]:
         """(times, request numbers) in the order in which requests reach an engine."""
-        sent = np.asarray(self._traffic.arrival_s, dtype=float)
-        engine = sent + self._overhead(self._traffic.prompt_tok)
-        self._arrival, self._engine = array("d", sent.tobytes()), array("d", engine.tobytes())
+        sent, deployment = np.asarray(self._traffic.arrival_s, dtype=float), self._deployment
         accepted = np.flatnonzero(~self._refused)
+        engine = sent + deployment.request_s
+        for which in range(len(self._front_ends)):  # taking turns
+            own = accepted[which :: len(self._front_ends)]
+            ready = tokenised_s(sent[own], self._traffic.prompt_tok[own], deployment.prompt_tok_s)
+            engine[own] = ready + deployment.request_s
+        self._arrival, self._engine = array("d", sent.tobytes()), array("d", engine.tobytes())
         order = accepted[np.argsort(engine[accepted], kind="stable")]
         self._ended = self._n - len(accepted)
         return array("d", engine[order].tobytes()), array("q", order.astype(np.int64).tobytes())
@@ -225,9 +237,6 @@ class _Run:
         for _ in range(min(self._traffic.clients, self._n)):
             self._send_next(0.0)
 
-    def _overhead(self, prompt_tok: Any) -> Any:
-        return self._deployment.request_s + self._deployment.prompt_tok_s * prompt_tok
-
     def _send_next(self, now: float) -> None:
         """A client whose last request has ended sends the next one; refused ones end at once."""
         while self._next_client < self._n:
@@ -235,13 +244,24 @@ class _Run:
             self._next_client += 1
             self._arrival[number] = self._engine[number] = now
             if not self._refused[number]:
-                self._engine[number] = now + self._overhead(self._prompt[number])
-                self._push(self._engine[number], self._request(number), decodes=False)
+                which = number % len(self._front_ends)
+                begins = self._front_ends[which].come(number, self._prompt[number], now)
+                if begins is not None:
+                    self._push(begins, TOKENISE, which)
                 return
             self._end_one()
 
-    def _push(self, at_s: float, request: Request, decodes: bool) -> None:
-        heapq.heappush(self._pending, (at_s, self._order, request, decodes))
+    def _tokenise(self, which: int, now: float) -> None:
+        """A front end takes the prompts that wait for it."""
+        numbers, ready_s, next_s = self._front_ends[which].tokenise(now)
+        for number in numbers:
+            self._engine[number] = ready_s + self._deployment.request_s
+            self._push(self._engine[number], ARRIVE, self._request(number))
+        if next_s is not None:
+            self._push(next_s, TOKENISE, which)
+
+    def _push(self, at_s: float, what: str, whom: Any) -> None:
+        heapq.heappush(self._pending, (at_s, self._order, what, whom))
         self._order += 1
 
     def _request(self, number: int) -> Request:
@@ -283,7 +303,7 @@ class _Run:
         self._free_link_s[replica.number] = ends
         follower = Request(number, request.prompt_tok, self._output[number])
         follower.priority, follower.loaded_tok = request.priority, request.prompt_tok - 1
-        self._push(ends, follower, decodes=True)
+        self._push(ends, FOLLOW, follower)
 
     def _end_one(self) -> None:
         self._ended += 1
