@@ -6,19 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from simulator.device import Device
-from simulator.engine.settings import EngineSettings
 from simulator.errors import UserError
 from simulator.flight import collect_assumptions, fly
-from simulator.instance import InstanceChoice, build_instance
-from simulator.memory import MemoryPlan
-from simulator.model import Model
-from simulator.parallel import Parallelism
-from simulator.precision import Precision
+from simulator.instance import Instance, InstanceChoice, build_instance
 from simulator.pricing import check_prices, price_of
 from simulator.profile import Calibration, Operation, architecture_features
 from simulator.result import Flight, SimulationResult
-from simulator.step import StepModel
 from simulator.strategies import Strategy, get_strategy
 
 MAX_REPETITIONS = 100_000
@@ -48,20 +41,11 @@ class Scenario(InstanceChoice):
 
 
 @dataclass(frozen=True)
-class Setup:
+class Setup(Instance):
     """A scenario with every name looked up and everything checked that can be checked before flying."""
 
     scenario: Scenario
-    device: Device
-    model: Model
-    precision: Precision
-    parallel: Parallelism
-    calibration: Calibration
-    settings: EngineSettings
-    memory: MemoryPlan
-    step_model: StepModel
     strategy: Strategy
-    assumptions: tuple[str, ...]
 
 
 def simulate_scenario(scenario: Scenario, progress: Callable[[int, int], None] | None = None) -> SimulationResult:
@@ -91,10 +75,7 @@ def prepare(scenario: Scenario) -> Setup:
         "nobody else uses the server",
         *(f"{strategy.name}: {line}" for line in collect_assumptions(strategy, scenario.strategy_parameters)),
     )
-    return Setup(
-        scenario, found.device, found.model, found.precision, found.parallel, found.calibration, found.settings,
-        found.memory, found.step_model, strategy, assumptions,
-    )  # fmt: skip
+    return Setup(**{**vars(found), "assumptions": assumptions}, scenario=scenario, strategy=strategy)
 
 
 def _result(setup: Setup, flights: tuple[Flight, ...]) -> SimulationResult:

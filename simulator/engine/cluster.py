@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from simulator.engine.batcher import Batcher, Request
+from simulator.engine.batching import Batching
 from simulator.engine.front_end import FrontEnd, tokenised_s
 from simulator.engine.replica import ROW, Replica
 from simulator.engine.routing import ROUTINGS
@@ -53,7 +54,7 @@ class Deployment:
     prefill_replicas: int = 0
     transfer_start_s: float = 0.0
     transfer_tok_s: float = 0.0
-    batcher: Callable[[Deployment], Any] | None = None  # None: `Batcher`, which jumps from event to event
+    batcher: Callable[[Deployment], Batching] | None = None  # None: `Batcher`, which jumps from event to event
 
     def roles(self) -> tuple[str, ...]:
         """Of every replica, prefilling ones first."""
@@ -111,7 +112,7 @@ class _Run:
         self._order = self._next_client = 0  # of pending; the next request that a client sends
         self._ended, self._clients, self._report_every = 0, traffic.clients, max(1, n // _REPORTS)
 
-    def _batcher(self) -> Any:
+    def _batcher(self) -> Batching:
         deployment = self._deployment
         if deployment.batcher is not None:
             return deployment.batcher(deployment)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from simulator.engine.batcher import Request
+from simulator.engine.batching import Batching
 
 # One row per stretch of equal steps, as `simulator.traffic.served.StepRecords` names them; `gaps` of one step.
 FLOATS = ("start_s", "duration_s", "joules")
@@ -31,7 +32,7 @@ class Replica:
     when the present one begins.
     """
 
-    def __init__(self, number: int, batcher: Any, costs: Any, async_scheduling: bool = False) -> None:
+    def __init__(self, number: int, batcher: Batching, costs: Any, async_scheduling: bool = False) -> None:
         self.number, self.batcher, self._costs, self._async = number, batcher, costs, async_scheduling
         self._ahead = int(async_scheduling)  # steps that are planned already when somebody comes
         self.rows = bytearray()  # of ROW
@@ -118,7 +119,7 @@ class Replica:
             keys = [k + rule.keys_at(cached) for k, rule in zip(keys, self._costs.rules)]
         return keys
 
-    def complete(self) -> Any:
+    def complete(self) -> Batching:
         """The stretch ends, at `end_s`; `batcher.first`, `done` and `resumed` tell what it brought."""
         end_s, steps = self.end_s, self._steps
         batcher = self.batcher

@@ -209,7 +209,7 @@ def _link(device: Device, devices: int) -> tuple[float, str]:
     if link.pcie_byte_per_s:
         return link.pcie_byte_per_s, "PCIe of the data sheet"
     raise UserError(
-        f"the data sheet of {device.name} has no link between devices: say kv_transfer_gb_per_s, the bandwidth in GB/s"
+        f"the data sheet of {device.name} has no link between devices: say --kv-transfer-gb-per-s, its bandwidth"
     )
 
 
