@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 # Of a board's memory the driver keeps about a hundredth (torch sees 79.2 GiB of an H100's 80, 39.4 of an A100's 40).
 VISIBLE_SHARE = 0.99
+GIB = 2**30
 # CUDA context, library workspaces, graphs: what vLLM's start-up log calls non-torch memory. On an H100 it is 1.79 GiB
-# alone and 3.58 GiB with a tensor-parallel partner (vllm-project/vllm pull request 10511), whose buffers come on top;
-# it grows with the number of multiprocessors and with the links, for which the size of the memory stands here.
-OVERHEAD_SHARE = 1.79 / 79.2
-COMMUNICATION_SHARE = 1.79 / 79.2
+# alone and 3.58 GiB with a tensor-parallel partner (vllm-project/vllm pull request 10511), whose buffers come on top. An
+# A100's log says 1.39 GiB: it grows with the number of multiprocessors, whose stacks and workspaces it holds.
+OVERHEAD_BYTE_PER_SM = 1.79 * GIB / 132
+COMMUNICATION_BYTE_PER_SM = 1.79 * GIB / 132
 UNIFIED_OVERHEAD_BYTE = 1.0e9  # where host and GPU share one memory
 WINDOW_BLOCK_TOK = 16
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,8 @@ def overhead_byte(device: Device, parallel: Parallelism = SINGLE) -> float:
     """What the engine keeps on each device beside weights, activations and KV cache."""
     if device.memory.unified:
         return UNIFIED_OVERHEAD_BYTE
-    share = OVERHEAD_SHARE + COMMUNICATION_SHARE * (parallel.world_size > 1)
-    return share * device.memory.capacity_byte
+    per_sm = OVERHEAD_BYTE_PER_SM + COMMUNICATION_BYTE_PER_SM * (parallel.world_size > 1)
+    return per_sm * device.compute.sm_count
 
 
 def plan_memory(
