@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 VISIBLE_SHARE = 0.99
 GIB = 2**30
 # CUDA context, library workspaces, graphs: what vLLM's start-up log calls non-torch memory. On an H100 it is 1.79 GiB
-# alone and 3.58 GiB with a tensor-parallel partner (vllm-project/vllm pull request 10511), whose buffers come on top. An
-# A100's log says 1.39 GiB: it grows with the number of multiprocessors, whose stacks and workspaces it holds.
+# alone and 3.58 GiB with a tensor-parallel partner (vllm-project/vllm pull request 10511), whose buffers come on top.
+# An A100's log says 1.39 GiB: it grows with the number of multiprocessors, whose stacks and workspaces it holds.
 OVERHEAD_BYTE_PER_SM = 1.79 * GIB / 132
 COMMUNICATION_BYTE_PER_SM = 1.79 * GIB / 132
 UNIFIED_OVERHEAD_BYTE = 1.0e9  # where host and GPU share one memory
