@@ -178,23 +178,26 @@ class _OneRule:
 
     def __init__(self, physics: Any, longest_tok: int) -> None:
         self._physics, self._longest = physics, longest_tok
-        self._rows: dict[int, tuple[int, list, list, list, list]] = {}
+        # By sequences: the first cell, and for each cell from there on seconds, joules and their slopes.
+        self._rows: dict[int, tuple[int, list[tuple[float, float, float, float]]]] = {}
 
     def stretch(
         self, sequences, keys, slopes, steps: int, until_s: float = math.inf, extra: int = 0
     ) -> tuple[int, float, float, float]:
         """See `StepTable`."""
         k, slope = keys[0], slopes[0]
-        first, second, second_slope, joule, joule_slope = self._rows.get(sequences) or self._row(sequences)
+        first, cells = self._rows.get(sequences) or self._row(sequences)
         seconds = joules = 0.0
         taken, cell = 0, bisect_right(GRID, k) - 1
         while True:
-            i, past, here = cell - first, k - GRID[cell], steps - taken
+            one, by_key, joule, joule_by_key = cells[cell - first]
+            past, here = k - GRID[cell], steps - taken
             if slope and here > 1:
                 inside = (GRID[cell + 1] - k - 1) // slope + 1
                 if inside < here:
                     here = inside
-            one, growth = second[i] + second_slope[i] * past, second_slope[i] * slope
+            one += by_key * past
+            growth = by_key * slope
             pairs = here * (here - 1) // 2
             lasts = here * one + growth * pairs
             if seconds + lasts > until_s:
@@ -205,21 +208,21 @@ class _OneRule:
                     pairs = here * (here - 1) // 2
                     lasts = here * one + growth * pairs
             seconds += lasts
-            joules += here * (joule[i] + joule_slope[i] * past) + joule_slope[i] * slope * pairs
+            joules += here * (joule + joule_by_key * past) + joule_by_key * slope * pairs
             taken += here
             if taken == steps:
                 return steps, seconds, joules, one + growth * (here - 1)
             k += slope * here
             cell = bisect_right(GRID, k, cell) - 1
 
-    def _row(self, sequences: int) -> tuple[int, list, list, list, list]:
+    def _row(self, sequences: int) -> tuple[int, list]:
         first, last = _cells(sequences, self._longest)
         points = np.array(GRID[first : last + 1], dtype=float)
         cost = self._physics.price(_decode_steps(sequences, points[:, None]))
         columns = []
         for values in (cost.seconds, cost.joules):
-            columns += [values.tolist(), (np.diff(values) / np.diff(points)).tolist()]
-        row = self._rows[sequences] = (first, *columns)
+            columns += [values[:-1].tolist(), (np.diff(values) / np.diff(points)).tolist()]
+        row = self._rows[sequences] = first, list(zip(*columns))
         return row
 
 

@@ -6,7 +6,6 @@ Prompts that wait for the thread are tokenised in one call, at most `TOGETHER` o
 
 from __future__ import annotations
 
-from array import array
 from collections import deque
 
 import numpy as np
@@ -38,17 +37,26 @@ class FrontEnd:
 
 
 def tokenised_s(arrival_s: np.ndarray, prompt_tok: np.ndarray, prompt_tok_s: float) -> np.ndarray:
-    """When requests that come at `arrival_s` (N,), ascending, are tokenised, shape (N,): the same in one loop."""
+    """When requests that come at `arrival_s` (N,), ascending, are tokenised, shape (N,): the same for all at once.
+
+    Most come alone; only those that meet others are looked at one by one.
+    """
+    ready = arrival_s + prompt_tok_s * prompt_tok
     if prompt_tok_s == 0.0:
-        return arrival_s
+        return ready
     came, before = arrival_s.tolist(), np.concatenate(([0], np.cumsum(prompt_tok))).tolist()
-    ready, free_s, i, n = array("d"), 0.0, 0, len(came)
-    while i < n:
-        begins = came[i] if came[i] > free_s else free_s
-        j, last = i + 1, min(i + TOGETHER, n)
-        while j < last and came[j] <= begins:
-            j += 1
-        free_s = begins + prompt_tok_s * (before[j] - before[i])
-        ready.extend([free_s] * (j - i))
-        i = j
-    return np.frombuffer(ready, dtype=float)
+    after, n = 0, len(came)  # whom nobody has looked at yet
+    for meeting in np.flatnonzero(arrival_s[1:] <= ready[:-1]).tolist():  # the thread is busy when the next one comes
+        i = max(meeting, after)
+        if i > meeting:
+            continue
+        free_s = came[i]
+        while i < n and came[i] <= free_s:
+            begins, j, last = free_s, i + 1, min(i + TOGETHER, n)
+            while j < last and came[j] <= begins:
+                j += 1
+            free_s = begins + prompt_tok_s * (before[j] - before[i])
+            ready[i:j] = free_s
+            i = j
+        after = i
+    return ready
