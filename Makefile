@@ -22,7 +22,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/traffic.py
 
 # Everything fitted or measured that the repository shows, made again from the rows that it ships.
-# 'kernels' takes two minutes, 'profiles' (fits of all engines, ledger and figures of them) about eight.
+# 'kernels' takes two minutes, 'profiles' (fits of all engines, ledger and figures of them) about ten.
 kernels: $(VENV)/installed
 	$(BIN)/calibrate kernels --out calibration/profiles/kernels --overwrite
 
