@@ -33,7 +33,7 @@ def deployment(gpu: str, model: str, step_by_step: bool = False):
 
 def saturation_rps(chosen) -> float:
     """Requests per second of a server that is never idle."""
-    from simulator.engine.cluster import serve
+    from simulator.traffic.cluster import serve
     from simulator.workload.loads import burst
 
     served = serve(burst(2000, PROMPT_TOK, OUTPUT_TOK, np.random.default_rng(0)), chosen)
@@ -42,7 +42,7 @@ def saturation_rps(chosen) -> float:
 
 def timed(traffic, chosen) -> dict[str, float]:
     """Seconds and bytes per request of serving `traffic`, percentiles included."""
-    from simulator.engine.cluster import serve
+    from simulator.traffic.cluster import serve
     from simulator.traffic.metrics import traffic_metrics
 
     before_byte = _peak_byte()
@@ -65,7 +65,7 @@ def _peak_byte() -> float:
 
 def poisson_run(n: int, step_by_step: bool = False) -> dict[str, float]:
     """`n` requests at 80 % of saturation; the tables of step costs are warm, as they are after the first seconds."""
-    from simulator.engine.cluster import serve
+    from simulator.traffic.cluster import serve
     from simulator.workload.loads import open_loop
 
     chosen = deployment("a100", "llama-2-7b", step_by_step)

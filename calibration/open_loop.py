@@ -13,11 +13,11 @@ import numpy as np
 from calibration.records import RunRecord
 from calibration.trajectory import room, servable
 from calibration.workloads import workload_of
-from simulator.engine.cluster import Deployment, serve
 from simulator.engine.settings import EngineSettings
 from simulator.errors import UserError
 from simulator.model import Model
 from simulator.step_table import StepTable
+from simulator.traffic.cluster import Deployment, serve
 from simulator.traffic.metrics import traffic_metrics
 from simulator.traffic.served import Served
 from simulator.workload.arrivals import poisson

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from traffic_physics import MANY, RULES, Bent, deployment, token_by_token
 
 from simulator.engine import EngineSettings
-from simulator.engine.cluster import Deployment, _Run, serve
 from simulator.engine.routing import ROUTINGS
+from simulator.traffic.cluster import Deployment, _Run, serve
 from simulator.workload.traffic import Traffic
 
 

@@ -11,8 +11,8 @@ from calibration.records import read_records
 from calibration.setup import calibration_for, resolve, step_model
 from calibration.trajectory import room, servable
 from calibration.workloads import workload_of
-from simulator.engine.cluster import Deployment, serve
 from simulator.step_table import StepTable
+from simulator.traffic.cluster import Deployment, serve
 from simulator.traffic.metrics import traffic_metrics
 from simulator.workload.traffic import Traffic
 

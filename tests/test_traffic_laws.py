@@ -14,9 +14,9 @@ from traffic_physics import Plain, deployment, token_by_token
 
 from simulator.batch import Batch, PrefillChunk
 from simulator.engine import EngineSettings
-from simulator.engine.cluster import Deployment, serve
 from simulator.scenario import Scenario, prepare, simulate_scenario
 from simulator.step_table import StepTable
+from simulator.traffic.cluster import Deployment, serve
 from simulator.traffic.scenario import SpeculativeSettings, TrafficScenario, prepare_traffic, simulate_traffic
 from simulator.workload.arrivals import poisson
 from simulator.workload.traffic import Traffic

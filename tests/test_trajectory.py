@@ -20,7 +20,6 @@ from calibration.trajectory import run_requests, trajectory_of
 from calibration.trajectory_metrics import metrics, repeated_quantile
 from simulator.batch import Batch, PrefillChunk
 from simulator.engine import EngineSettings, Server
-from simulator.engine.cluster import Deployment, serve
 from simulator.engine.schedule_steps import prefill_keys, steps_of
 from simulator.engine.token_clock import Requests, schedule
 from simulator.errors import UserError
@@ -28,6 +27,7 @@ from simulator.keys import KeyRule
 from simulator.model import load_model
 from simulator.step_table import StepTable
 from simulator.steps import Steps
+from simulator.traffic.cluster import Deployment, serve
 from simulator.workload.traffic import Traffic
 
 FULL = (KeyRule(),)

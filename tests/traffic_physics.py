@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from simulator.engine import EngineSettings
-from simulator.engine.cluster import Deployment
 from simulator.engine.token_by_token import TokenByToken
 from simulator.keys import KeyRule
 from simulator.step import StepCost
 from simulator.step_table import StepTable
 from simulator.steps import Steps
+from simulator.traffic.cluster import Deployment
 
 MANY = 10**6  # KV blocks
 RULES = {"full": (KeyRule(),), "window": (KeyRule(), KeyRule(24)), "chunks": (KeyRule(16, chunked=True), KeyRule())}

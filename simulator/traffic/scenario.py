@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from simulator.device import Device
-from simulator.engine.cluster import Deployment, serve
 from simulator.engine.routing import ROUTINGS
 from simulator.engine.token_by_token import TokenByToken
 from simulator.errors import UserError
@@ -21,6 +20,7 @@ from simulator.profile import Operation, architecture_features
 from simulator.scenario import calibration_facts, installed_version
 from simulator.step import StepModel
 from simulator.step_table import StepTable
+from simulator.traffic.cluster import Deployment, serve
 from simulator.traffic.result import TrafficResult
 from simulator.traffic.served import Served
 from simulator.traffic.speculation import SpeculativeCosts, SpeculativeSettings, draft_of, memory_beside
@@ -76,7 +76,7 @@ class TrafficScenario(InstanceChoice):
 
 @dataclass(frozen=True)
 class TrafficSetup:
-    """A scenario with every name looked up; `deployment` is what `simulator.engine.cluster.serve` takes."""
+    """A scenario with every name looked up; `deployment` is what `simulator.traffic.cluster.serve` takes."""
 
     scenario: TrafficScenario
     instance: Instance

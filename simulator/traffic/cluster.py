@@ -10,7 +10,7 @@ import gc
 import heapq
 import math
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -334,8 +334,3 @@ class _Run:
             idle_power_w=deployment.costs.idle_power_w,
             roles=self._roles,
         )
-
-
-def replica_names(roles: Sequence[str]) -> list[str]:
-    """ "serve 0", "prefill 1", …"""
-    return [f"{role} {i}" for i, role in enumerate(roles)]
