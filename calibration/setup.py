@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from calibration.records import RunRecord
-from calibration.sources import source_of
+from calibration.sources import source_of, with_scripts
 from simulator.cuda_graphs import EAGER, RULES, CudaGraphs
 from simulator.device import Device, load_device
 from simulator.engine import EngineSettings
@@ -98,6 +98,7 @@ def resolve(record: RunRecord) -> Setup:
     family = _family(record.engine, version)
     try:
         device, model = _device(record.gpu, record.power_mode), _model(record.model)
+        record = with_scripts(record, device.architecture, version)
         activations = _element_or_own(record.activation_dtype, device)
         precision, _ = choose_precision(model, device, record.weight_dtype, activations, record.kv_dtype)
         precision = replace(precision, marlin=record.flagged("experts:marlin"))

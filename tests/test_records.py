@@ -1,8 +1,10 @@
 """Run files: what is read, what is refused and in which words."""
 
+import msgspec
 import pytest
 
-from calibration.records import COLUMNS, METRICS, read_records, records_hash
+from calibration.records import COLUMNS, METRICS, RunRecord, read_records, records_hash
+from calibration.sources import with_scripts
 from calibration.vendored import DIRECTORY
 from simulator.errors import UserError
 
@@ -65,3 +67,17 @@ def test_hash_ignores_order_and_sees_every_cell(tmp_path):
     assert records_hash(first) == records_hash(first[::-1])
     changed = read_records(write(tmp_path, ROW, other.replace("0.5", "0.6")))
     assert records_hash(first) != records_hash(changed)
+
+
+def test_scripts_of_a_source_say_what_its_rows_leave_out():
+    stated = {"run_id": "a", "source": "inferencex", "gpu": "h100-sxm", "model": "openai/gpt-oss-120b", "load": "burst"}
+    record = RunRecord(**stated, weight_dtype="mxfp4", flags="derived:input_tok")
+    known = with_scripts(record, "hopper", "0.18.0")
+    assert known.flag_list == ("derived:input_tok", "experts:marlin", "cudagraph_max:2048")
+    assert with_scripts(known, "hopper", "0.18.0") is known
+    own = msgspec.structs.replace(record, flags="cudagraph_max:512")
+    assert with_scripts(own, "hopper", "0.18.0").flag_value("cudagraph_max:") == "512"
+    for architecture, version in (("blackwell", "0.18.0"), ("hopper", "0.12.0"), ("hopper", None)):
+        assert with_scripts(record, architecture, version) is record
+    other = msgspec.structs.replace(record, source="mlenergy")
+    assert with_scripts(other, "hopper", "0.18.0") is other
