@@ -53,5 +53,8 @@ def test_inferencex_runs_as_traffic():
         errors.append([found[name] / getattr(record, name) - 1.0 for name in ("ttft_s_mean", "tpot_s_mean")])
     assert len(errors) >= 50
     ttft, tpot = np.median(np.abs(errors), axis=0)
+    for name, column in zip(("TTFT", "TPOT"), np.array(errors).T):  # pytest -s shows it
+        size = np.abs(column)
+        print(f"{name} n {len(size)} bias {column.mean():+.1%} median {np.median(size):.1%} p90 {np.quantile(size, 0.9):.1%}")
     assert ttft <= 0.15 and tpot <= 0.06
     assert np.abs(np.mean(errors, axis=0)).max() < 0.08
