@@ -4,7 +4,7 @@ The cost of a decode step depends on the number of sequences n and on the keys K
 of the model). For each n it is tabulated over a fixed grid of K that grows by `RATIO` from cell to cell, and linear in
 between (bilinear with two rules). While a batch does not change, K grows by a fixed amount per step. So the sum over
 any number of steps has a closed form, cell by cell, and it does not matter in which pieces it is taken. How far the
-table is from the physics behind it: `tests/test_step_table.py`, docs/engine.md.
+table is from the physics behind it: `tests/test_step_table.py`, docs/step-table.txt.
 """
 
 from __future__ import annotations

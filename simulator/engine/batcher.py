@@ -30,7 +30,8 @@ NOT_DECODING = -1
 class Request:
     """One request inside an engine. Steps are those of its engine; `number` is its place in the traffic.
 
-    Attributes of the class are what most requests never change, so that a request costs little to make.
+    Attributes of the class are what most requests never change, so that a request costs little to make; those that are
+    read often are set on the instance all the same, where they are found sooner.
     """
 
     priority = 0  # lower is served first, where the policy asks for it
@@ -199,8 +200,7 @@ class Batcher:
         if self._limbo:
             self._see_finishes()
         budget, short = self._budget - self.decoding, False
-        held = self.tree.held_blocks + self._blocks.at(self.step) + self._prefill_blocks + self.unseen_blocks
-        self.planned_blocks = held
+        held = self.planned_blocks = self._held_in(self.step)
         if held > self._kv_blocks or self._partial is not None:
             short = self._make_room()
             budget, partial = self._budget - self.decoding, self._partial
@@ -474,7 +474,5 @@ class Batcher:
         leaf = request.leaf
         if leaf is None:
             return 0
-        surplus = self.tree.idle_blocks - max(0, self._kv_blocks - self._held_in(self.step))
-        if surplus > 0:
-            self.tree.evict(surplus)
+        self._evict_beside(self.planned_blocks)
         return leaf.blocks if leaf.parent is hit[0] and hit[1] == leaf.parent.end else 0

@@ -29,7 +29,8 @@ from simulator.workload.traffic import Traffic
 __all__ = ["SpeculativeSettings", "TrafficScenario", "prepare_traffic", "simulate_traffic"]
 
 MAX_REPLICAS = 10_000
-# From the end of a prefill to the first byte of its KV cache on the wire: hand-over between two engines.
+# From the end of a prefill to the first byte of its KV cache on the wire: hand-over between two engines. Assumed, not
+# measured; the output says so.
 TRANSFER_START_S = 1e-3
 
 
@@ -194,9 +195,9 @@ def _transfer(instance: Instance, scenario: TrafficScenario) -> tuple[float, tup
     else:
         bandwidth, origin = _link(instance.device, instance.parallel.world_size * scenario.replicas)
     note = (
-        f"KV caches travel at {bandwidth / 1e9:.4g} GB/s per device ({origin}) after {TRANSFER_START_S * 1e3:g} ms, "
-        "one at a time from each prefilling replica, whose blocks are free once it has computed the prompt; the "
-        "decoding one computes the last prompt token again, as in vLLM, and shares no prefixes"
+        f"KV caches travel at {bandwidth / 1e9:.4g} GB/s per device ({origin}) after {TRANSFER_START_S * 1e3:g} ms "
+        "(assumed), one at a time from each prefilling replica, whose blocks are free once it has computed the prompt; "
+        "the decoding one computes the last prompt token again, as in vLLM, and shares no prefixes"
     )
     return per_device / bandwidth, (note,)
 
