@@ -13,6 +13,7 @@ from simulator.engine.settings import EngineSettings
 from simulator.errors import UserError, unknown_name
 from simulator.memory import MemoryPlan, plan_memory, weights_byte
 from simulator.model import Model, default_ladder, load_model
+from simulator.operators import STREAM_PREFIX_TOK, merging_parameters
 from simulator.parallel import SINGLE, Parallelism
 from simulator.precision import Precision, choose_precision
 from simulator.profile import Calibration, architecture_features
@@ -23,6 +24,7 @@ from simulator.step import StepModel
 # A default model's weights may take this much of the memory: the rest is for KV cache, activations and, where the
 # CPU lives in the same memory, for the operating system and the robot's other programs.
 WEIGHTS_SHARE, WEIGHTS_SHARE_UNIFIED = 0.70, 0.42
+DIFFUSION_MODEL = "GSAI-ML/LLaDA-8B-Instruct"
 KV_ROOM_TOK = 32_768  # eight thoughts of 4,096 tokens side by side
 
 
@@ -67,26 +69,27 @@ def build_instance(
     served: bool | None = None,
     async_scheduling: bool | None = None,
     held_tok: float | None = None,
+    diffusion: bool = False,
+    streams: int = 1,
 ) -> Instance:
     """Look up and check everything that `asked` names. UserError on any bad input.
 
     served: whose limits hold where nobody sets them, see `default_limits`. async_scheduling None: as the engine's
     version does. held_tok: tokens that a running sequence holds in the mean, where that is known: engines that free
-    blocks behind sliding windows then have room for more.
+    blocks behind sliding windows then have room for more. diffusion: what flies are full passes of a diffusion model.
+    streams: parallel streams of the model (ParScale), each with a KV cache of its own.
     """
     device = load_device(asked.gpu, asked.power_mode)
     engine, version = engine_version(asked.engine)
     calibration = load_calibration(device, asked.calibration, engine, version)
     parallel = parallelism(asked)
-    if asked.model is None:
-        model, why = default_model(device, asked, parallel)
-    else:
+    if asked.model is not None:
         model, why = load_model(asked.model), ()
-    if model.diffusion:
-        raise UserError(
-            f"{model.name} writes by diffusion, in repeated passes over whole sequences; what is simulated here are "
-            "models that write token by token"
-        )
+    elif diffusion:
+        model, why = load_model(DIFFUSION_MODEL), (f"no --model given: {DIFFUSION_MODEL}, a diffusion model",)
+    else:
+        model, why = default_model(device, asked, parallel, streams)
+    _check_kind(model, diffusion)
     if asked.enable_expert_parallel and not model.sparse:
         raise UserError(f"{model.name} has no experts, so enable_expert_parallel cannot be set")
     parallel.check(model)
@@ -105,7 +108,9 @@ def build_instance(
         parallel=parallel,
         async_scheduling=calibration.async_scheduling if async_scheduling is None else async_scheduling,
         micro_batch_tok=settings.max_num_batched_tokens if served is not None else None,
+        streams=streams,
     )
+    memory = _streamed(memory, model, precision, streams)
     assumptions = (
         *why,
         *model.notes,
@@ -118,6 +123,34 @@ def build_instance(
         *_window_notes(model, held_tok),
     )
     return Instance(device, model, precision, parallel, calibration, settings, memory, step_model, assumptions)
+
+
+def _check_kind(model: Model, diffusion: bool) -> None:
+    """UserError when a model writes in another way than what flies."""
+    if model.diffusion and not diffusion:
+        raise UserError(
+            f"{model.name} writes by diffusion, in repeated passes over whole sequences; what is simulated here are "
+            "models that write token by token (strategies for diffusion models: llada, dparallel, fast_dllm)"
+        )
+    if diffusion and not model.diffusion:
+        raise UserError(
+            f"{model.name} writes token by token, but the strategy is one of diffusion models; expected one like "
+            f"{DIFFUSION_MODEL}"
+        )
+
+
+def _streamed(memory: MemoryPlan, model: Model, precision: Precision, streams: int) -> MemoryPlan:
+    """The same memory with a KV cache for each parallel stream, their learned prefixes, and the merging network."""
+    if streams == 1:
+        return memory
+    merging = merging_parameters(model.hidden_size, streams) * precision.base_weight_byte
+    per_tok = memory.kv_byte_per_tok * streams
+    left = memory.kv_blocks * memory.block_size * memory.kv_byte_per_tok - merging - STREAM_PREFIX_TOK * per_tok
+    blocks = int(left // (per_tok * memory.block_size))
+    if blocks < 1:
+        raise UserError(f"{model.name} in {streams} parallel streams leaves no room for a KV cache")
+    weights = memory.weights_byte + merging
+    return replace(memory, weights_byte=weights, kv_byte_per_tok=per_tok, kv_blocks=blocks)
 
 
 def default_limits(asked: InstanceChoice, device: Device | None, served: bool | None) -> tuple[int, int]:
@@ -183,16 +216,19 @@ def _precision(model: Model, device: Device, asked: InstanceChoice) -> tuple[Pre
 
 
 def default_model(
-    device: Device, asked: InstanceChoice, parallel: Parallelism = SINGLE
+    device: Device, asked: InstanceChoice, parallel: Parallelism = SINGLE, streams: int = 1
 ) -> tuple[Model, tuple[str, ...]]:
-    """The largest model of the ladder that leaves room on the device, and the sentence that says so."""
+    """The largest model of the ladder that leaves room on the device, and the sentence that says so.
+
+    streams: in so many of which every text is kept.
+    """
     share = WEIGHTS_SHARE_UNIFIED if device.memory.unified else WEIGHTS_SHARE
     ladder = default_ladder()
     for name in reversed(ladder):
         model = load_model(name)
         precision, _ = _precision(model, device, asked)
         needed = weights_byte(model, precision, parallel)
-        room = _kv_capacity_tok(model, device, precision, asked, parallel)
+        room = _kv_capacity_tok(model, device, precision, asked, parallel) // streams
         if needed <= share * device.memory.capacity_byte and room >= KV_ROOM_TOK:
             break
     return model, (

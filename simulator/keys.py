@@ -52,12 +52,15 @@ class KeyRule:
             return float((context_tok % self.window_tok).sum()) + len(context_tok)
         return float(np.minimum(context_tok, self.window_tok - 1).sum()) + len(context_tok)
 
-    def decode_keys(self, context_tok: np.ndarray, steps: int) -> np.ndarray:
+    def decode_keys(self, context_tok: np.ndarray, steps: int, growth: np.ndarray | None = None) -> np.ndarray:
         """Keys read by one decode step in one layer, summed over sequences; float array of shape (steps,).
 
         Step j sees min(context + j + 1, window) keys per sequence. Closed form per step: sequences below the
-        window grow by one each, the others stay.
+        window grow by one each, the others stay. `growth` (sequences,): tokens that a step adds, where sequences
+        attend to what others write.
         """
+        if growth is not None and (growth != 1).any():
+            return np.array([self.decode_keys_now(context_tok + step * growth) for step in range(steps)])
         n, j = len(context_tok), np.arange(steps)
         first = np.asarray(context_tok, dtype=np.int64) + 1
         if self.window_tok is None or int(first.max(initial=0)) + steps <= self.window_tok:

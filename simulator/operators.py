@@ -123,8 +123,20 @@ _ATTENTION_LAUNCHES = 2
 _EXPERT_LAUNCHES = 7
 
 
-def plan_forward(model: Model, precision: Precision, parallel: Parallelism = SINGLE) -> ForwardPlan:
-    """Derive the operators of one forward pass on one device."""
+# Learned keys and values before each parallel stream of a model with parallel scaling (ParScale, arXiv:2505.10475).
+STREAM_PREFIX_TOK = 48
+
+
+def merging_parameters(hidden_size: int, streams: int) -> int:
+    """Weights of the network that merges the outputs of parallel streams into one: (h P) x h, then h x P.
+
+    (h + 1) h P, as ParScale's authors count them (arXiv:2505.10475).
+    """
+    return (hidden_size + 1) * hidden_size * streams if streams > 1 else 0
+
+
+def plan_forward(model: Model, precision: Precision, parallel: Parallelism = SINGLE, streams: int = 1) -> ForwardPlan:
+    """Derive the operators of one forward pass on one device; `streams`: of a model with parallel scaling."""
     rules = key_rules(model)
     gemms: Counter[Gemm] = Counter()
     experts, attention, states = [], [], []
@@ -141,6 +153,9 @@ def plan_forward(model: Model, precision: Precision, parallel: Parallelism = SIN
             experts.append(_expert_work(group, model.hidden_size, precision))
     vocab = -(-model.vocab_size // parallel.tp)
     gemms[Gemm(model.hidden_size, vocab, precision.moved_byte(False), precision.base_activation, 1, "sampled")] += 1
+    if streams > 1:
+        for inner, outer in ((model.hidden_size * streams, model.hidden_size), (model.hidden_size, streams)):
+            gemms[Gemm(inner, outer, precision.moved_byte(False), precision.base_activation, 1, "sampled")] += 1
     found = tuple(
         Gemm(g.in_features, g.out_features, g.weight_byte, g.activation, count, g.rows) for g, count in gemms.items()
     )

@@ -43,6 +43,16 @@ FOUR_BIT: dict[str, frozenset[str]] = {
 # narrow form is read, the wide one written and read again.
 LAYER_CAST_BYTE = 2.0 + 4.0 + 4.0
 SIXTEEN_BIT = frozenset({"bf16", "fp16"})
+# Number formats that go together, under the names that papers give them; what a scheme leaves out stays the default.
+# LayerCast keeps the KV cache in fp32, as it computes; the two of 8 bit are vLLM's (8-bit weights meet activations that
+# are quantised as they come, the KV cache stays in 16 bit).
+SCHEMES: dict[str, dict[str, str]] = {
+    "bf16": {"weights": "bf16", "activations": "bf16", "kv_cache": "bf16"},
+    "layercast": {"weights": "bf16", "activations": "fp32", "kv_cache": "fp32"},
+    "w4a16": {"weights": "int4", "activations": "bf16"},
+    "w8a8-int": {"weights": "int8", "activations": "int8"},
+    "w8a8-fp": {"weights": "fp8", "activations": "fp8"},
+}
 
 
 @dataclass(frozen=True)

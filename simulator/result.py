@@ -26,6 +26,8 @@ class CallRecord:
     parents: tuple[int, ...] = ()  # calls whose completion this one waited for (empty: started with the flight)
     preemptions: int = 0  # times it was thrown out for want of KV blocks
     recomputed_tok: int = 0  # tokens computed again because of that
+    engine: str = ""  # which engine served it: empty for the only one, else "main", "main 2", a role's name
+    stopped: bool = False  # ended by the strategy before its length
 
     @property
     def ttft_s(self) -> float:
@@ -38,6 +40,50 @@ class CallRecord:
         if self.output_tok < 2:
             return None
         return (self.finished_s - self.first_token_s) / (self.output_tok - 1)
+
+
+@dataclass(frozen=True)
+class WaitRecord:
+    """One external wait. Times in seconds since the start of the flight; numbers are shared with the calls."""
+
+    call_id: int
+    label: str
+    started_s: float
+    finished_s: float
+    parents: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class QuestionRecord:
+    """One question of a set: its time on the engines, and its tokens."""
+
+    problem_tok: int
+    started_s: float  # when work on it began
+    finished_s: float
+    calls: int
+    critical_path_tok: int
+    written_tok: int
+    b_seq_tok: int
+    b_total_tok: int
+
+    @property
+    def latency_s(self) -> float:
+        """From the start of work on it to its answer."""
+        return self.finished_s - self.started_s
+
+
+@dataclass(frozen=True)
+class EngineUse:
+    """What one of several engines did in a flight."""
+
+    engine: str
+    calls: int
+    read_tok: int
+    computed_tok: int
+    written_tok: int
+    busy_s: float
+    peak_kv_tok: int
+    peak_running: int
 
 
 @dataclass(frozen=True)
@@ -60,21 +106,34 @@ class Flight:
     power_times_s: np.ndarray  # edges of the power trace, shape (k + 1,)
     power_w: np.ndarray  # mean power between edges, shape (k,)
     reread_tok: int = 0  # prompt tokens that an earlier call had already read or written, cache hits included
+    joins_kv: bool = False  # whether any call attends to the KV of others
+    waits: tuple[WaitRecord, ...] = ()  # external ones
+    questions: tuple[QuestionRecord, ...] = ()  # of a set that was worked on one by one
+    engines: tuple[EngineUse, ...] = ()  # where there are several
 
     @property
     def mean_power_w(self) -> float:
         """Energy over wall time."""
         return self.energy_j / self.wall_s if self.wall_s > 0 else 0.0
 
-    def critical_calls(self) -> tuple[CallRecord, ...]:
-        """The calls that held up the end: from the last to finish, back over the last parent to finish."""
-        by_id = {call.call_id: call for call in self.calls}
-        chain: list[CallRecord] = []
-        waited_for = list(self.calls)
+    def critical_path(self) -> tuple[CallRecord | WaitRecord, ...]:
+        """What held up the end: from the last call or wait to finish, back over the last parent to finish."""
+        by_id = {node.call_id: node for node in (*self.calls, *self.waits)}
+        chain: list[CallRecord | WaitRecord] = []
+        waited_for = list(by_id.values())
         while waited_for:
-            chain.append(max(waited_for, key=lambda call: (call.finished_s, call.call_id)))
+            chain.append(max(waited_for, key=lambda node: (node.finished_s, node.call_id)))
             waited_for = [by_id[parent] for parent in chain[-1].parents if parent in by_id]
         return tuple(chain)
+
+    def critical_calls(self) -> tuple[CallRecord, ...]:
+        """The calls on `critical_path`."""
+        return tuple(node for node in self.critical_path() if isinstance(node, CallRecord))
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds of all external waits together."""
+        return sum(wait.finished_s - wait.started_s for wait in self.waits)
 
 
 @dataclass(frozen=True)
@@ -104,6 +163,7 @@ class SimulationResult:
     power: dict[str, float] = field(default_factory=dict)  # limit_w and idle_w in force
     settings: dict[str, Any] = field(default_factory=dict)  # engine settings in force
     parallel: dict[str, int] = field(default_factory=dict)  # tp, pp, ep, dp
+    idealized: dict[str, float] = field(default_factory=dict)  # idealized runtime, where it was asked for
 
     def values(self, name: str) -> np.ndarray:
         """Attribute `name` of every flight as a float array of shape (repetitions,)."""
@@ -137,6 +197,9 @@ class SimulationResult:
         for name, found in (("ttft_s", ttft), ("tpot_s", tpot)):
             for q in (50, 90):
                 out[f"{name}_p{q}"] = float(np.percentile(found, q)) if len(found) else float("nan")
+        if any(flight.waits for flight in self.flights):
+            out["wait_s_p50"] = float(np.median(self.values("wait_s")))
+        out |= self._question_figures()
         out["peak_memory_byte"] = self.peak_memory_byte()
         out["mean_power_w"] = float(energy.sum() / wall.sum()) if wall.sum() > 0 else 0.0
         out["energy_j_p50"] = float(np.median(energy))
@@ -145,6 +208,15 @@ class SimulationResult:
         written = self.values("written_tok").sum()
         out["energy_j_per_output_tok"] = float(energy.sum() / written) if written > 0 else float("nan")
         out["output_tok_per_s"] = float(written / wall.sum()) if wall.sum() > 0 else float("nan")
+        return out
+
+    def _question_figures(self) -> dict[str, float]:
+        """Of a set of questions that were worked on one by one: how long each took, and how many get done."""
+        latency = np.array([q.latency_s for flight in self.flights for q in flight.questions])
+        if not len(latency):
+            return {}
+        out = {f"question_s_p{q}": float(np.percentile(latency, q)) for q in (50, 90, 99)}
+        out["questions_per_s"] = len(latency) / float(self.values("wall_s").sum())
         return out
 
     def shares(self) -> dict[str, float]:

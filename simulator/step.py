@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +15,12 @@ from simulator.cuda_graphs import ANY_SIZE, EAGER, CudaGraphs
 from simulator.device import Device
 from simulator.errors import UserError
 from simulator.floats import Floats, on_floats
+from simulator.flops import call_flop
 from simulator.kernels.attention import decode_attention_time, prefill_attention_time
 from simulator.kernels.spec import OperatorTime
 from simulator.keys import key_rules
 from simulator.model import Model
-from simulator.operators import AttentionWork, ForwardPlan, StateWork, plan_forward
+from simulator.operators import STREAM_PREFIX_TOK, AttentionWork, ForwardPlan, StateWork, plan_forward
 from simulator.parallel import SINGLE, Parallelism
 from simulator.precision import Precision, compute_dtype
 from simulator.profile import Calibration
@@ -144,6 +146,8 @@ class StepModel:
     the next step while the GPU works, so that whichever is slower sets the pace. tokens_per_decode: tokens of every
     decoding sequence that a step verifies at once (speculative decoding). micro_batch_tok: most prompt tokens that one
     pipeline stage takes at a time; further ones in the same step follow it through the stages (None: all at a time).
+    streams: copies of every sequence that pass through a model with parallel scaling (ParScale, arXiv:2505.10475),
+    each behind learned keys and values of its own (`STREAM_PREFIX_TOK`).
     """
 
     def __init__(
@@ -158,6 +162,7 @@ class StepModel:
         async_scheduling: bool = False,
         tokens_per_decode: int = 1,
         micro_batch_tok: int | None = None,
+        streams: int = 1,
     ) -> None:
         if sampler not in SAMPLERS:
             raise UserError(f"unknown sampler '{sampler}', expected one of {', '.join(SAMPLERS)}")
@@ -166,8 +171,8 @@ class StepModel:
         self.sampler, self.parallel = sampler, parallel
         self.graphs = cuda_graphs if isinstance(cuda_graphs, CudaGraphs) else ANY_SIZE if cuda_graphs else EAGER
         self.async_scheduling, self.tokens_per_decode = async_scheduling, tokens_per_decode
-        self.micro_batch_tok = micro_batch_tok
-        self.plan: ForwardPlan = plan_forward(model, precision, parallel)
+        self.micro_batch_tok, self.streams = micro_batch_tok, streams
+        self.plan: ForwardPlan = plan_forward(model, precision, parallel, streams)
         self.rules = key_rules(model)
         self.p = calibration.parameters
         self.idle_power_w = (
@@ -190,8 +195,13 @@ class StepModel:
         """The same, in steps that verify so many tokens of every decoding sequence."""
         return StepModel(
             self.model, self.device, self.precision, self.calibration, self.sampler, self.graphs, self.parallel,
-            self.async_scheduling, tokens_per_decode, self.micro_batch_tok,
+            self.async_scheduling, tokens_per_decode, self.micro_batch_tok, self.streams,
         )  # fmt: skip
+
+    @cached_property
+    def flop(self) -> Callable[[int, int, int], float]:
+        """FLOPs of one call on the model: a function of prompt, output and cached tokens, see `flops.call_flop`."""
+        return call_flop(self.model)
 
     @property
     def cuda_graphs(self) -> bool:
@@ -227,14 +237,20 @@ class StepModel:
 
     def step(self, batch: Batch) -> StepCost:
         """Cost of one step: what `price` says of one row, in floats."""
-        return self.step_of_sums(Steps(*batch_sums(batch, self.rules)))
+        if self.streams == 1:
+            return self.step_of_sums(Steps(*batch_sums(batch, self.rules)), batch.further_logits_tok)
+        whole = Steps(*batch_sums(batch.behind(STREAM_PREFIX_TOK), self.rules)).in_streams(self.streams)
+        return self.step_of_sums(whole, batch.further_logits_tok)
 
-    def step_of_sums(self, whole: Steps) -> StepCost:
-        """The same for a step that is given as its sums: fields of `Steps` as floats and lists by key rule."""
+    def step_of_sums(self, whole: Steps, further_logits_tok: int = 0) -> StepCost:
+        """The same for a step that is given as its sums: fields of `Steps` as floats and lists by key rule.
+
+        further_logits_tok: positions with logits besides those of sampled sequences.
+        """
         step = self._micro_batches(whole, Floats)
         fixed = self._fixed_of(
-            math.ceil(self._new_tok(step)), step.prefill_tok, math.ceil(self._logits(step)), whole.sampled,
-            self._busy(step, whole, Floats),
+            math.ceil(self._new_tok(step)), step.prefill_tok, math.ceil(self._logits(step)) + further_logits_tok,
+            whole.sampled, self._busy(step, whole, Floats),
         )  # fmt: skip
         total = _Sum()
         for work in self.plan.attention:
@@ -251,9 +267,16 @@ class StepModel:
             pairs, keys = step.prefill_pairs[work.rule], step.prefill_keys[work.rule]
             total.add(self._prefill(work, step, pairs, keys, _FLOATS), work.count)
 
-    def decode_run(self, context_tok: np.ndarray, steps: int) -> DecodeRun:
-        """Cost of `steps` decode steps; step j runs with contexts context_tok + j (KV tokens before the step)."""
-        costs = self.price(Steps.from_decode_run(context_tok, steps, self.rules))
+    def decode_run(self, context_tok: np.ndarray, steps: int, growth: np.ndarray | None = None) -> DecodeRun:
+        """Cost of `steps` decode steps; step j runs with contexts context_tok + j (KV tokens before the step).
+
+        growth (sequences,): tokens that a step adds to each context, where that is not one.
+        """
+        if self.streams > 1:
+            behind = Steps.from_decode_run(context_tok + STREAM_PREFIX_TOK, steps, self.rules, growth)
+            costs = self.price(behind.in_streams(self.streams))
+        else:
+            costs = self.price(Steps.from_decode_run(context_tok, steps, self.rules, growth))
         shares = {cause: float(share.sum()) for cause, share in costs.shares.items()}
         return DecodeRun(costs.seconds, costs.joules, shares)
 

@@ -41,6 +41,15 @@ class Steps:
         """The rows selected by `index` (integers or booleans)."""
         return Steps(*(getattr(self, field.name)[index] for field in fields(self)))
 
+    def in_streams(self, streams: int) -> Steps:
+        """The same with every sequence in so many copies, of which one token is sampled (fields: arrays or lists)."""
+
+        def copied(by_rule):
+            return [streams * of_rule for of_rule in by_rule] if isinstance(by_rule, list) else streams * by_rule
+
+        everything = {field.name: copied(getattr(self, field.name)) for field in fields(self)}
+        return Steps(**{**everything, "sampled": self.sampled})
+
     @staticmethod
     def concatenate(parts: Sequence[Steps]) -> Steps:
         """All rows of `parts` (at least one), in order."""
@@ -53,10 +62,12 @@ class Steps:
         return Steps(*(np.array(column, dtype=float) for column in zip(*rows)))
 
     @staticmethod
-    def from_decode_run(context_tok: np.ndarray, steps: int, rules: Sequence[KeyRule]) -> Steps:
-        """`steps` decode steps of unchanged sequences; step j runs with contexts context_tok + j."""
+    def from_decode_run(
+        context_tok: np.ndarray, steps: int, rules: Sequence[KeyRule], growth: np.ndarray | None = None
+    ) -> Steps:
+        """`steps` decode steps of unchanged sequences; step j runs with contexts context_tok + j (or + j x growth)."""
         n = len(context_tok)
-        keys = np.stack([rule.decode_keys(context_tok, steps) for rule in rules], axis=1) if rules else None
+        keys = np.stack([rule.decode_keys(context_tok, steps, growth) for rule in rules], axis=1) if rules else None
         none, many = np.zeros(steps), np.full(steps, float(n))
         empty = np.zeros((steps, len(rules)))
         return Steps(many, empty if keys is None else keys, none, none, none, empty, empty, many)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,18 +31,28 @@ class FakeStepModel:
     busy_w: float = 37.0
     idle_power_w: float = 11.0
 
+    queries: int = 1  # tokens of each decoding sequence in a step, which share what it attends to
+
+    def verifying(self, queries: int) -> FakeStepModel:
+        return replace(self, queries=queries)
+
     def step(self, batch) -> FakeCost:
         memory = self.base_s + self.context_s * float(batch.decode_context_tok.sum())
-        compute = self.token_s * batch.new_tok
+        compute = self.token_s * (batch.new_tok + (self.queries - 1) * len(batch.decode_context_tok))
         seconds = memory + compute
         return FakeCost(seconds, self.busy_w * seconds, {"memory": memory, "compute": compute})
 
-    def decode_run(self, context_tok, steps: int) -> FakeRun:
+    def decode_run(self, context_tok, steps: int, growth=None) -> FakeRun:
         n = len(context_tok)
-        memory = self.base_s + self.context_s * (float(context_tok.sum()) + n * np.arange(steps))
-        compute = self.token_s * n
+        grown = n if growth is None else int(growth.sum())
+        memory = self.base_s + self.context_s * (float(context_tok.sum()) + grown * np.arange(steps))
+        compute = self.token_s * n * self.queries
         seconds = memory + compute
         return FakeRun(seconds, self.busy_w * seconds, {"memory": float(memory.sum()), "compute": compute * steps})
+
+    def flop(self, prompt_tok: int, output_tok: int, cached_tok: int = 0) -> float:
+        """Two per token that is computed."""
+        return 2.0 * (prompt_tok - cached_tok + output_tok)
 
     def prefill_s(self, new_tok: int) -> float:
         """One step that only prefills."""

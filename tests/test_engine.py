@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from simulator.engine import EngineSettings, Server
 from simulator.engine.kv_cache import KvCache, common_prefix_tok
-from simulator.engine.scheduler import Sequence
+from simulator.engine.sequence import Sequence
 from simulator.errors import UserError
 
 PHYSICS = FakeStepModel()

@@ -136,3 +136,12 @@ def test_bad_files_name_file_row_and_expectation(tmp_path, content, suffix, expe
 def test_lengths_that_no_context_holds_are_refused(text):
     with pytest.raises(UserError):
         parse_lengths(text)
+
+
+@pytest.mark.parametrize("text", ["17", "uniform:3:900", "lognormal:300:0.8", "ratio:800:0.4"])
+def test_one_draw_is_the_first_of_a_sample(text):
+    for lengths in (parse_lengths(text), (parse_lengths(text) + parse_lengths("lognormal:50:1")).at_most(500)):
+        for seed in range(50):
+            one, many = np.random.default_rng(seed), np.random.default_rng(seed)
+            assert lengths.draw(one) == lengths.sample(many, 1)[0]
+            assert one.random() == many.random()

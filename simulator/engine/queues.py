@@ -1,6 +1,6 @@
 """The waiting queue of an engine: first come first served, or by priority, as vLLM's `scheduling_policy` says.
 
-Both kinds offer `push` (a new request), `put_back` (a preempted one), `[0]` (who is next), `take` and `len`.
+Both kinds offer `push` (a new request), `put_back` (a preempted one), `[0]` (who is next), `take`, `remove` and `len`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ class ByPriority:
     def take(self) -> Any:
         """Remove and return who is next."""
         return heapq.heappop(self._heap)[2]
+
+    def remove(self, request: Any) -> None:
+        """Who is no longer wanted leaves."""
+        self._heap = [entry for entry in self._heap if entry[2] is not request]
+        heapq.heapify(self._heap)
 
     def __getitem__(self, _: int) -> Any:
         return self._heap[0][2]

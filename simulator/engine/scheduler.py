@@ -8,68 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from simulator.engine.kv_cache import Holding, KvCache, Parts
+from simulator.engine.kv_cache import KvCache
 from simulator.engine.queues import POLICIES
+from simulator.engine.sequence import Sequence
 from simulator.engine.settings import EngineSettings
-
-
-@dataclass(eq=False)
-class Sequence:
-    """One call inside the engine. `computed_tok` counts its tokens with KV, `written_tok` those sampled so far."""
-
-    call_id: int
-    label: str
-    prompt: Parts
-    prompt_tok: int
-    output_tok: int
-    submitted_s: float
-    parents: tuple[int, ...]
-    done: Any  # SimPy event, succeeds with the CallRecord
-    priority: int = 0  # lower is served first, where the policy asks for it
-    loaded_tok: int = 0  # tokens of the prompt whose KV comes from another engine
-    written_tok: int = 0
-    computed_tok: int = 0
-    cached_tok: int | None = None  # None until first admitted
-    recomputed_tok: int = 0
-    preemptions: int = 0
-    scheduled_s: float | None = None
-    first_token_s: float = 0.0
-    holding: Holding | None = field(default=None, repr=False)
-
-    @property
-    def number(self) -> int:
-        """Place in the order of arrival."""
-        return self.call_id
-
-    @property
-    def parts(self) -> Parts:
-        """Prompt and the output so far, as the prefix cache sees them."""
-        return (*self.prompt, (("output", self.call_id), self.written_tok)) if self.written_tok else self.prompt
-
-    @property
-    def pending_tok(self) -> int:
-        """Tokens to compute before the next one can be sampled: 1 while decoding."""
-        return self.prompt_tok + self.written_tok - self.computed_tok
-
-    @property
-    def decoding(self) -> bool:
-        return self.written_tok > 0 and self.pending_tok == 1
-
-    def book_admission(self, cached_tok: int) -> None:
-        """(Re-)start behind `cached_tok` tokens of the prefix cache; what was computed beyond them is lost."""
-        if self.cached_tok is None:
-            self.cached_tok = cached_tok
-        else:
-            self.recomputed_tok += self.computed_tok - cached_tok
-            if self.recomputed_tok < 0:  # meanwhile others computed more of this prompt than was lost
-                self.cached_tok -= self.recomputed_tok
-                self.recomputed_tok = 0
-        self.computed_tok = cached_tok
 
 
 @dataclass(frozen=True)
@@ -126,12 +72,15 @@ class Scheduler:
         while index < len(self.running) and budget > 0:
             sequence = self.running[index]
             wanted = 1 + self.draft_tok if sequence.decoding else sequence.pending_tok
-            while not self.cache.grow(sequence.holding, sequence.computed_tok + (new_tok := min(wanted, budget))):
-                victim = self._preempt()
-                if victim in chunks:  # of lower priority than sequences behind it
-                    budget += chunks.pop(victim)
-                    index -= 1
-                if victim is sequence:
+            if _has_to_wait(sequence) or (sequence.whole and wanted > budget and chunks):
+                index += 1
+                continue
+            while not self.cache.grow(sequence.holding, sequence.held_tok(new_tok := _share(sequence, wanted, budget))):
+                ahead = self.running[:index]
+                victims = self._preempt()
+                index -= sum(victim in ahead for victim in victims)  # of lower priority than sequences behind it
+                budget += sum(chunks.pop(victim, 0) for victim in victims)
+                if sequence in victims:
                     break
             else:
                 self._take(chunks, sequence, new_tok)
@@ -143,16 +92,24 @@ class Scheduler:
         seats = self.settings.max_num_seqs - len(self.unseen)
         while budget > 0 and self.waiting and len(self.running) < seats:
             sequence = self.waiting[0]
-            total = sequence.prompt_tok + sequence.written_tok
-            # The last token is always computed, because its logits are needed.
-            hit = self.cache.match(sequence.parts, total - 1)
-            cached_tok = hit[1] * self.cache.block_size
-            if not sequence.written_tok:
-                cached_tok = max(cached_tok, min(sequence.loaded_tok, total - 1))
-            new_tok = min(total - cached_tok, budget)
-            if new_tok < total - cached_tok and not self.settings.enable_chunked_prefill:
+            if sequence.group and not self._takes_group(sequence, seats):
                 break
-            holding = self.cache.admit(hit, cached_tok + new_tok)
+            if sequence.whole:
+                if sequence.pending_tok > budget and chunks:
+                    break
+                hit, cached_tok, new_tok = self.cache.match((), 0), 0, sequence.pending_tok
+                holding = self.cache.admit(hit, sequence.held_tok(new_tok))
+            else:
+                total = sequence.prompt_tok + sequence.written_tok
+                # The last token is always computed, because its logits are needed.
+                hit = self.cache.match(sequence.parts, total - 1)
+                cached_tok = hit[1] * self.cache.block_size
+                if not sequence.written_tok:
+                    cached_tok = max(cached_tok, min(sequence.loaded_tok, total - 1))
+                new_tok = min(total - cached_tok, budget)
+                if new_tok < total - cached_tok and not self.settings.enable_chunked_prefill:
+                    break
+                holding = self.cache.admit(hit, cached_tok + new_tok)
             if holding is None:
                 break
             self.waiting.take()
@@ -162,6 +119,33 @@ class Scheduler:
             sequence.book_admission(cached_tok)
             self._take(chunks, sequence, new_tok)
             budget -= new_tok
+
+    def _takes_group(self, sequence: Sequence, seats: int) -> bool:
+        """Whether all who advance in lock-step with a waiting sequence and do not run yet find seats and blocks."""
+        absent = [other for other in sequence.group if other.holding is None and not other.ended]
+        if len(self.running) + len(absent) > seats:
+            return False
+        needed = 0
+        for other in absent:
+            total = other.prompt_tok + other.written_tok
+            hit = self.cache.match(other.parts, total - 1)
+            needed += self.cache.blocks_for(total) - hit[1] + self.cache.tree.idle_on_path(hit)
+        return needed <= self.cache.available
+
+    def withdraw(self, sequence: Sequence) -> None:
+        """A sequence ends here, running or waiting; it keeps what it has written."""
+        if sequence.holding is None:
+            self.waiting.remove(sequence)
+        else:
+            self.running.remove(sequence)
+            if not sequence.keep:
+                self._release(sequence)
+        sequence.stopped = True
+
+    def let_go(self, sequence: Sequence) -> None:
+        """Give back the blocks of a sequence that has ended, or that was kept beyond its end."""
+        if sequence.holding is not None:
+            self._release(sequence)
 
     def quiet_steps(self, context_tok: np.ndarray, limit: int) -> int:
         """How many steps (>= 1, <= limit) this decode-only plan can repeat before blocks run out.
@@ -196,18 +180,16 @@ class Scheduler:
                 sequence.computed_tok += got
                 sequence.written_tok += got
             else:
-                sampled = new_tok == sequence.pending_tok
-                sequence.computed_tok += new_tok + steps - 1
-                sequence.written_tok += steps if sampled else 0
+                sequence.book(new_tok, steps)
             if steps > 1 and not self.cache.grow(sequence.holding, sequence.computed_tok):
                 raise RuntimeError("a quiet stretch ran out of KV blocks")
-            if sequence.written_tok == sequence.output_tok:
+            if sequence.ended:
                 finished.append(sequence)
         for sequence in finished:
             self.running.remove(sequence)
             if self._async:
                 self.unseen.append((self._step, sequence))
-            else:
+            elif not sequence.keep:
                 self._release(sequence)
         return finished
 
@@ -219,22 +201,37 @@ class Scheduler:
     def _take(self, chunks: dict[Sequence, int], sequence: Sequence, new_tok: int) -> None:
         """Put a sequence into the step; its prompt blocks can be hit from now on, in this very step."""
         chunks[sequence] = new_tok
-        if not sequence.decoding:
+        if not sequence.decoding and not sequence.whole:
             self.cache.register(sequence.holding, sequence.parts, sequence.computed_tok + new_tok)
 
-    def _preempt(self) -> Sequence:
-        """Throw out the sequence admitted last, or that of the least priority; it keeps its text."""
+    def _preempt(self) -> list[Sequence]:
+        """Throw out the sequence admitted last, or that of the least priority, and who is in lock-step with it.
+
+        They keep their text.
+        """
         if self.settings.scheduling_policy == "priority":
-            sequence = max(self.running, key=lambda running: (running.priority, running.number))
-            self.running.remove(sequence)
+            worst = max(self.running, key=lambda running: (running.priority, running.number))
         else:
-            sequence = self.running.pop()
-        self._release(sequence)
-        sequence.preemptions += 1
-        self.preempted.append(sequence)
-        self.waiting.put_back(sequence)
-        return sequence
+            worst = self.running[-1]
+        victims = [o for o in worst.group if o.holding is not None and not o.ended] if worst.group else [worst]
+        for sequence in sorted(victims, key=lambda victim: -victim.number):  # the first is put back last, so in front
+            self.running.remove(sequence)
+            self._release(sequence)
+            sequence.preemptions += 1
+            self.preempted.append(sequence)
+            self.waiting.put_back(sequence)
+        return victims
 
     def _release(self, sequence: Sequence) -> None:
         self.cache.release(sequence.holding, sequence.parts, sequence.computed_tok)
         sequence.holding = None
+
+
+def _has_to_wait(sequence: Sequence) -> bool:
+    """Whether somebody who advances in lock-step with it still reads a prompt."""
+    return bool(sequence.group) and sequence.decoding and not all(o.decoding or o.ended for o in sequence.group)
+
+
+def _share(sequence: Sequence, wanted: int, budget: int) -> int:
+    """Of the tokens that a sequence wants, those that a step takes."""
+    return wanted if sequence.whole else min(wanted, budget)

@@ -12,7 +12,8 @@ import numpy as np
 
 from simulator.engine.batcher import Request
 from simulator.engine.kv_cache import KvCache
-from simulator.engine.scheduler import Plan, Scheduler, Sequence
+from simulator.engine.scheduler import Plan, Scheduler
+from simulator.engine.sequence import Sequence
 from simulator.engine.settings import EngineSettings
 from simulator.keys import KeyRule
 

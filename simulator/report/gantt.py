@@ -14,7 +14,7 @@ import numpy as np
 from simulator.errors import UserError
 from simulator.report import units
 from simulator.report.paths import check_writable
-from simulator.result import CallRecord, Flight, SimulationResult
+from simulator.result import CallRecord, Flight, SimulationResult, WaitRecord
 
 SUFFIXES = (".png", ".svg", ".pdf")
 SIZE_INCH = (12.0, 8.0)
@@ -66,9 +66,9 @@ def draw_gantt(result: SimulationResult, figure: Any) -> None:
     flight = result.flights[0]
     scale, unit = time_scale(flight.wall_s)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1.0))
-    colours = _colours(flight)
-    critical = frozenset(call.call_id for call in flight.critical_calls())
-    rows = sorted(flight.calls, key=lambda call: (call.submitted_s, call.call_id))
+    rows = sorted((*flight.calls, *map(_as_call, flight.waits)), key=lambda call: (call.submitted_s, call.call_id))
+    colours = _colours(rows)
+    critical = frozenset(node.call_id for node in flight.critical_path())
     _draw_calls(upper, rows, critical, colours, scale)
     _draw_power(lower, result, flight, scale)
     lower.set_xlabel(f"time since the start of the flight [{unit}]")
@@ -89,8 +89,14 @@ def time_scale(wall_s: float) -> tuple[float, str]:
     return 1 / 3600, "h"
 
 
-def _colours(flight: Flight) -> dict[str, str]:
-    labels = dict.fromkeys(call.label for call in flight.calls)
+def _as_call(wait: WaitRecord) -> CallRecord:
+    """An external wait as a row of the picture, without prefill and tokens."""
+    start, end = wait.started_s, wait.finished_s
+    return CallRecord(wait.call_id, f"{wait.label} (external)", start, start, start, end, 0, 0, 0, wait.parents)
+
+
+def _colours(rows: list[CallRecord]) -> dict[str, str]:
+    labels = dict.fromkeys(call.label for call in rows)
     return {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(labels)}
 
 
@@ -142,7 +148,7 @@ def _draw_calls(
 def _name_rows(axes: Any, rows: list[CallRecord]) -> None:
     """A name per row while they fit; beyond that one name for each run of rows with the same label."""
     if len(rows) <= MOST_NAMED_ROWS:
-        names = [f"{call.label}  {call.output_tok:,} tok" for call in rows]
+        names = [f"{call.label}  {call.output_tok:,} tok" if call.prompt_tok else call.label for call in rows]
         axes.set_yticks(range(len(rows)), names, fontsize=9 if len(rows) <= 25 else 7)
         return
     runs: list[tuple[int, int]] = []  # (first row, rows)

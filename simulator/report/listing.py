@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from simulator.report import units
 from simulator.report.plain import columns
 from simulator.scenario import calibration_status
+from simulator.strategies.registry import COMMON
 
 if TYPE_CHECKING:
     from simulator.device import Device
@@ -20,15 +22,22 @@ if TYPE_CHECKING:
     from simulator.workload.builtin_traces import TraceSheet
 
 
+WIDTH, INDENT = 110, " " * 4  # of texts under a row
+
+
 @dataclass(frozen=True)
 class Listing:
-    """Texts of a table (`right`: columns aligned to the right) and the same facts as JSON-ready `objects`."""
+    """Texts of a table (`right`: columns aligned to the right) and the same facts as JSON-ready `objects`.
+
+    `below`: the last column is long, and stands under its row.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     right: tuple[int, ...]
     objects: list[dict[str, Any]]
     footer: str
+    below: bool = False
 
 
 def list_gpus(devices: list[tuple[Device, Calibration]]) -> Listing:
@@ -126,17 +135,8 @@ def list_models(models: list[tuple[ModelSummary, Model]]) -> Listing:
 
 
 def list_strategies(strategies: list[Strategy]) -> Listing:
-    """Every strategy with its paper, parameters and defaults."""
-    rows = tuple(
-        (
-            strategy.name,
-            ", ".join(strategy.aliases),
-            strategy.title,
-            strategy.source,
-            " ".join(f"--{p.name.replace('_', '-')} {p.default}" for p in strategy.parameters),
-        )
-        for strategy in strategies
-    )
+    """Every strategy with its paper, what it works on and with, parameters and defaults."""
+    rows = tuple((strategy.name, strategy.source, strategy.title, _details(strategy)) for strategy in strategies)
     objects = [
         {
             "name": strategy.name,
@@ -144,14 +144,37 @@ def list_strategies(strategies: list[Strategy]) -> Listing:
             "title": strategy.title,
             "source": strategy.source,
             "description": strategy.description,
+            "roles": dict(strategy.roles),
+            "questions": strategy.questions,
+            "streams": strategy.streams,
+            "diffusion": strategy.diffusion,
             "parameters": [asdict(parameter) for parameter in strategy.parameters],
             "assumptions": list(strategy.assumptions),
         }
         for strategy in strategies
     ]
-    head = ("name", "aliases", "what it does", "paper", "parameters and defaults")
-    footer = "What a parameter means: simulate --help; where its default comes from: simulate --list strategies --json"
-    return Listing(head, rows, (), objects, footer)
+    common = ", ".join(f"{p.name}={p.default}" for p in COMMON)
+    head = ("name", "paper", "what it does", f"parameters with defaults (* published, else assumed), besides {common}")
+    footer = (
+        "What a strategy does and what its parameters mean: simulate --strategy NAME --help. Roles can be played by "
+        "another model: --role NAME=MODEL[@GPU]. A strategy of your own: --strategy ./mine.py"
+    )
+    return Listing(head, rows, (), objects, footer, below=True)
+
+
+def _details(strategy: Strategy) -> str:
+    """'also bon; roles: judge; samples=8*, budget_tok=4096'."""
+    common = {p.name for p in COMMON}
+    values = [f"{p.name}={p.default}{'*' * p.published}" for p in strategy.parameters if p.name not in common]
+    facts = (
+        f"also {', '.join(strategy.aliases)}" if strategy.aliases else "",
+        f"works on a set of {strategy.questions} questions" if strategy.questions is not None else "",
+        f"parallel streams in every forward pass: {strategy.streams}" if strategy.streams is not None else "",
+        "needs a diffusion model" if strategy.diffusion else "",
+        f"roles: {', '.join(strategy.roles)}" if strategy.roles else "",
+        ", ".join(values),
+    )
+    return "; ".join(filter(None, facts))
 
 
 def list_traces(traces: Sequence[TraceSheet]) -> Listing:
@@ -178,5 +201,10 @@ def list_traces(traces: Sequence[TraceSheet]) -> Listing:
 
 def render_listing(listing: Listing) -> str:
     """Plain text, the same at every width."""
-    lines = columns([listing.columns, *listing.rows], right=listing.right)
-    return "\n".join([*lines, "", listing.footer]) + "\n"
+    table = [listing.columns, *listing.rows]
+    if not listing.below:
+        return "\n".join([*columns(table, right=listing.right), "", listing.footer]) + "\n"
+    lines = []
+    for line, row in zip(columns([row[:-1] for row in table], right=listing.right), table):
+        lines += [line, *wrap(row[-1], WIDTH, initial_indent=INDENT, subsequent_indent=INDENT, break_on_hyphens=False)]
+    return "\n".join([*lines, "", *wrap(listing.footer, WIDTH, break_on_hyphens=False)]) + "\n"

@@ -57,6 +57,8 @@ def build_report(result: SimulationResult) -> Report:
             Section("Time", _time_rows(result, figures)),
             Section(f"Tokens per run (medians of {flown})", _token_rows(figures)),
             Section("Memory, energy, money", _resource_rows(result, figures)),
+            *_idealized_sections(result),
+            *_engine_sections(result),
         ),
         shares=tuple(shares),
         calls=_call_rows(result),
@@ -102,13 +104,23 @@ def _time_rows(result: SimulationResult, figures: dict[str, float]) -> tuple[tup
     of_p50 = "90 % interval of p50"
     ttft = interval("ttft_s_p50", "ttft", units.seconds, of_p50)
     tpot = interval("tpot_s_p50", "tpot", units.milliseconds, of_p50)
-    return (
+    rows = (
         ("Wall time p50", units.seconds(figures["wall_s_p50"]), interval("wall_s_p50", "time", units.seconds)),
         ("Wall time p90", units.seconds(figures["wall_s_p90"]), interval("wall_s_p90", "time", units.seconds)),
         ("TTFT of the calls p50 / p90", both("ttft_s", units.seconds), f"{ttft}; queueing included"),
         ("TPOT of the calls p50 / p90", both("tpot_s", units.milliseconds), f"{tpot}; after the first token"),
         ("Output rate", f"{units.significant(rate)} tok/s", "all calls together, over the wall time"),
     )
+    if "question_s_p50" in figures:
+        of_questions = " / ".join(units.seconds(figures[f"question_s_p{q}"]) for q in (50, 90, 99))
+        rate = f"{units.significant(3600.0 * figures['questions_per_s'])} per hour"
+        rows += (
+            ("Question p50 / p90 / p99", of_questions, "from the start of work on a question to its answer"),
+            ("Questions answered", rate, "over the wall time of the whole set"),
+        )
+    if "wait_s_p50" in figures:
+        rows += (("External waits p50", units.seconds(figures["wait_s_p50"]), "all together; they occupy no GPU"),)
+    return rows
 
 
 def _token_rows(figures: dict[str, float]) -> tuple[tuple[str, str, str], ...]:
@@ -146,6 +158,36 @@ def _resource_rows(result: SimulationResult, figures: dict[str, float]) -> tuple
     )
 
 
+def _idealized_sections(result: SimulationResult) -> tuple[Section, ...]:
+    """What the calls would take alone on the hardware; nothing where nobody asked."""
+    found = result.idealized
+    if not found:
+        return ()
+    profile = (
+        f"F(512) = {units.milliseconds(found['prompt_512_tok_s'])}, g = {units.milliseconds(found['output_tok_s'])}"
+    )
+    rows = (
+        ("Critical path p50", units.seconds(found["critical_path_s_p50"]), f"F(p) + g (o - 1) per call; {profile}"),
+        ("All calls p50", units.seconds(found["all_calls_s_p50"]), "as if one after the other"),
+        ("Cost-aware p50", units.seconds(found["accelerator_s_p50"]), "all calls x accelerators"),
+    )
+    return (Section("Idealized runtime (arXiv:2305.02440)", rows),)
+
+
+def _engine_sections(result: SimulationResult) -> tuple[Section, ...]:
+    """What each of several engines did; nothing where there is only one."""
+    if not result.flights[0].engines:
+        return ()
+    rows = []
+    for uses in zip(*(flight.engines for flight in result.flights)):
+        busy = np.median([use.busy_s / flight.wall_s for use, flight in zip(uses, result.flights)])
+        calls, written = (np.median([getattr(use, name) for use in uses]) for name in ("calls", "written_tok"))
+        computed, peak = (np.median([getattr(use, name) for use in uses]) for name in ("computed_tok", "peak_running"))
+        work = f"{calls:,.0f} calls, {units.tokens(computed)} prefilled, {units.tokens(written)} written"
+        rows.append((uses[0].engine, f"{100 * busy:.0f} % busy", f"{work}; at most {peak:.0f} sequences in a step"))
+    return (Section("Engines (medians)", tuple(rows)),)
+
+
 def power_remark(result: SimulationResult | TrafficResult) -> str:
     """Between which levels the power lies, and whose power it is."""
     power, scope = result.power, result.calibration.get("power_scope", "board")
@@ -161,7 +203,8 @@ def _call_rows(result: SimulationResult) -> tuple[tuple[str, ...], ...]:
     by_label: dict[str, list[CallRecord]] = {}
     for flight in result.flights:
         for call in flight.calls:
-            by_label.setdefault(call.label, []).append(call)
+            elsewhere = f" on {call.engine}" if call.engine and not call.engine.startswith("main") else ""
+            by_label.setdefault(call.label + elsewhere, []).append(call)
     return tuple(_call_row(label, calls, len(result.flights)) for label, calls in by_label.items())
 
 
@@ -170,9 +213,10 @@ def _call_row(label: str, calls: list[CallRecord], repetitions: int) -> tuple[st
         found = [value for value in values if value is not None]
         return float(np.median(found)) if found else float("nan")
 
-    count = len(calls) / repetitions
+    count, stopped = len(calls) / repetitions, sum(call.stopped for call in calls) / repetitions
+    name = f"{label} x{count:.0f}" if count == round(count) else f"{label} x{count:.1f}"
     return (
-        f"{label} x{count:.0f}" if count == round(count) else f"{label} x{count:.1f}",
+        f"{name}, {stopped:.3g} stopped" if stopped else name,
         f"{median(call.prompt_tok for call in calls):,.0f}",
         f"{median(call.cached_tok for call in calls):,.0f}",
         f"{median(call.output_tok for call in calls):,.0f}",

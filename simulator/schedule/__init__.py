@@ -1,6 +1,9 @@
 """The language in which a strategy is written."""
 
-from simulator.schedule.run import Barrier, Call, Run
+from simulator.engine.sequence import Pass
+from simulator.schedule.calls import Call, Wait
+from simulator.schedule.graph import Node
+from simulator.schedule.run import Run
 from simulator.schedule.text import Text
 
-__all__ = ["Barrier", "Call", "Run", "Text"]
+__all__ = ["Call", "Node", "Pass", "Run", "Text", "Wait"]

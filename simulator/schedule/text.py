@@ -32,3 +32,13 @@ class Text:
 
     def __add__(self, other: Text) -> Text:
         return Text(self.parts + other.parts) if isinstance(other, Text) else NotImplemented
+
+    def first(self, tokens: int) -> Text:
+        """Its first `tokens` tokens: what is kept when a text is rewound. All of it if it has no more."""
+        kept, left = [], tokens
+        for part_id, length in self.parts:
+            if left <= 0:
+                break
+            kept.append((part_id, min(length, left)))
+            left -= length
+        return Text(tuple(kept))

@@ -26,7 +26,7 @@ class Lengths(ABC):
         """n token counts, int64 array of shape (n,), each >= 1."""
 
     def draw(self, rng: np.random.Generator) -> int:
-        """One token count."""
+        """One token count: what `sample` would give, for chains of calls without the cost of arrays."""
         return int(self.sample(rng, 1)[0])
 
     def at_most(self, limit_tok: int) -> Lengths:
@@ -49,6 +49,9 @@ class Fixed(Lengths):
 
     def sample(self, rng: np.random.Generator, n: int = 1) -> np.ndarray:
         return np.full(n, self.tokens, dtype=np.int64)
+
+    def draw(self, rng: np.random.Generator) -> int:
+        return self.tokens
 
     def __str__(self) -> str:
         return str(self.tokens)
@@ -108,8 +111,14 @@ class LogNormal(Lengths):
             raise UserError(f"lognormal length: sigma must be from 0 to {MAX_SIGMA:g}, got {self.sigma}")
 
     def sample(self, rng: np.random.Generator, n: int = 1) -> np.ndarray:
-        drawn = rng.lognormal(math.log(self.mean_tok) - self.sigma**2 / 2.0, self.sigma, size=n)
+        drawn = rng.lognormal(self._location(), self.sigma, size=n)
         return np.clip(np.rint(drawn), 1.0, MAX_TOK).astype(np.int64)
+
+    def draw(self, rng: np.random.Generator) -> int:
+        return min(max(round(rng.lognormal(self._location(), self.sigma)), 1), MAX_TOK)
+
+    def _location(self) -> float:
+        return math.log(self.mean_tok) - self.sigma**2 / 2.0
 
     def __str__(self) -> str:
         return f"lognormal:{self.mean_tok:g}:{self.sigma:g}"
@@ -147,6 +156,9 @@ class Truncated(Lengths):
     def sample(self, rng: np.random.Generator, n: int = 1) -> np.ndarray:
         return np.minimum(self.inner.sample(rng, n), self.limit_tok)
 
+    def draw(self, rng: np.random.Generator) -> int:
+        return min(self.inner.draw(rng), self.limit_tok)
+
     def __str__(self) -> str:
         return f"{self.inner} cut at {self.limit_tok}"
 
@@ -160,6 +172,9 @@ class Sum(Lengths):
 
     def sample(self, rng: np.random.Generator, n: int = 1) -> np.ndarray:
         return self.first.sample(rng, n) + self.second.sample(rng, n)
+
+    def draw(self, rng: np.random.Generator) -> int:
+        return self.first.draw(rng) + self.second.draw(rng)
 
     def __str__(self) -> str:
         return f"{self.first} + {self.second}"

@@ -1,0 +1,1 @@
+"""Recorded requests of an agent, read as a schedule."""

@@ -1,0 +1,1 @@
+"""Schedules as JSON files: read, checked, flown and written."""
