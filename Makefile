@@ -34,6 +34,7 @@ docs: $(VENV)/installed
 	$(BIN)/validate calibration/data/runs/edgereasoning.csv > docs/validation-orin.txt
 	$(BIN)/simulate traffic --gpu a100 --model llama-3.1-8b --trace azure-2023-conv --time-scale 0.75 \
 		--goodput ttft:1000 tpot:100 --plot docs/traffic.png > docs/traffic.txt
+	$(BIN)/validate strategies --markdown docs/strategies.md > /dev/null
 
 # --no-compile: byte code is written on first import, and only for what is used.
 $(VENV)/installed: pyproject.toml

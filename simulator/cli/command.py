@@ -1,4 +1,4 @@
-"""How `simulate` presents itself: grouped help with worked examples, and a word for stray arguments."""
+"""How `simulate` presents itself: grouped help with examples, the help of one strategy, a word for stray arguments."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ import click
 
 from simulator.cli.exits import OneLineErrors
 from simulator.cli.options import OUTPUT, GroupedOption
+from simulator.cli.strategy_options import (
+    more_parameters,
+    option_name,
+    parameter_options,
+    parameter_record,
+    parameters_title,
+)
+from simulator.strategies import Strategy, get_strategy
 
 EXAMPLES = """
 Examples:
@@ -27,15 +35,19 @@ Examples:
     simulate --list strategies --json
 
 Where to look next:
-  simulate traffic --help      what happens when requests arrive at a server
-  simulate --list strategies   every strategy with its paper, parameters and defaults
-  README.md                    what the numbers mean, and when not to believe them
-  validate                     checks measured runs against the simulator
-  calibrate                    fits a profile to your own measurements (--calibration FILE)
+  simulate --list strategies        every strategy with its paper, parameters and defaults
+  simulate --strategy NAME --help   what one strategy does, and what can be set
+  simulate traffic --help           what happens when requests arrive at a server
+  simulate import --help            a schedule out of an agent's log
+  README.md                         what the numbers mean, and when not to believe them
+  validate                          checks measured runs against the simulator
+  calibrate                         fits a profile to your own measurements (--calibration FILE)
 """
 
 
-SUBCOMMANDS = {"traffic": "simulator.cli.traffic"}  # name -> module with a click command of that name
+# name -> module with a click command of that name
+SUBCOMMANDS = {"traffic": "simulator.cli.traffic", "import": "simulator.cli.import_log"}
+_STRATEGY, _OPTIONS = f"{__name__}.strategy", f"{__name__}.options"  # what the context of a command line carries
 
 
 class GroupedHelp(click.Command):
@@ -81,13 +93,47 @@ class SubCommand(GroupedHelp):
 
 
 class Program(GroupedHelp, OneLineErrors, click.Group):
-    """The group `simulate`; its sub-commands are imported when they are named."""
+    """The group `simulate`; its sub-commands are imported when they are named.
+
+    The strategy is looked up before anything else is parsed: its parameters are options, and `--help` is about it.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, with the options of the strategies. UserError for a strategy that is not known."""
+        name = _named_strategy(args)
+        ctx.meta[_STRATEGY] = get_strategy(name) if name is not None else None
+        return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The command's own options, and one for each parameter of the strategies."""
+        own = super().get_params(ctx)
+        if _OPTIONS not in ctx.meta:
+            ctx.meta[_OPTIONS] = parameter_options(ctx.meta.get(_STRATEGY), _words(own))
+        return [*own, *ctx.meta[_OPTIONS]]
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The help of the strategy that is named, or else of the program."""
+        strategy = ctx.meta.get(_STRATEGY)
+        if strategy is None:
+            super().format_help(ctx, formatter)
+        else:
+            _format_strategy(strategy, formatter, _words(super().get_params(ctx)))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Where the parameters are that were left out, and worked examples."""
+        with formatter.indentation():
+            formatter.write_paragraph()
+            formatter.write_text(more_parameters())
+        super().format_epilog(ctx, formatter)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(SUBCOMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        return getattr(import_module(SUBCOMMANDS[name]), name) if name in SUBCOMMANDS else None
+        if name not in SUBCOMMANDS:
+            return None
+        found = vars(import_module(SUBCOMMANDS[name])).values()
+        return next(command for command in found if isinstance(command, click.Command) and command.name == name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -98,3 +144,61 @@ class Program(GroupedHelp, OneLineErrors, click.Group):
             hint = f"did you mean '{near[0]}'?" if near else "a GPU goes behind --gpu, a strategy behind --strategy"
             ctx.fail(f"unexpected argument '{args[0]}'; {hint}")
         return super().resolve_command(ctx, args)
+
+
+def named_strategy(ctx: click.Context) -> Strategy | None:
+    """The strategy on the command line."""
+    return ctx.meta[_STRATEGY]
+
+
+def _named_strategy(args: Sequence[str]) -> str | None:
+    """What stands behind the last --strategy of the program itself; None without it."""
+    found = None
+    for word, following in zip(args, [*args[1:], None]):
+        if word in SUBCOMMANDS:
+            break
+        if word == "--strategy" and following is not None:
+            found = following
+        elif word.startswith("--strategy="):
+            found = word.partition("=")[2]
+    return found
+
+
+def _words(options: Sequence[click.Parameter]) -> list[str]:
+    """How options are called, both halves of switches included."""
+    return [word for each in options for word in (*each.opts, *each.secondary_opts)]
+
+
+def _format_strategy(strategy: Strategy, formatter: click.HelpFormatter, taken: Sequence[str]) -> None:
+    """Everything about one strategy: paper, what it does, parameters, roles, questions, assumptions."""
+    formatter.write_usage("simulate", f"--gpu NAME --strategy {strategy.name} [OPTIONS]")
+    formatter.write_paragraph()
+    with formatter.indentation():
+        aliases = f"; also {', '.join(strategy.aliases)}" if strategy.aliases else ""
+        formatter.write_text(f"{strategy.title} ({strategy.source}){aliases}")
+        if strategy.description:
+            formatter.write_paragraph()
+            formatter.write_text(strategy.description)
+    with formatter.section(parameters_title({parameter.kind for parameter in strategy.parameters})):
+        formatter.write_dl([parameter_record(parameter, taken) for parameter in strategy.parameters])
+    if strategy.roles:
+        with formatter.section("Roles that another model may play (--role NAME=MODEL[@GPU])"):
+            formatter.write_dl(list(strategy.roles.items()))
+    for title, facts in (("Needs", _needs(strategy)), ("Assumptions", strategy.assumptions)):
+        if facts:
+            with formatter.section(title):
+                formatter.write_dl([("-", fact) for fact in facts])
+    formatter.write_paragraph()
+    formatter.write_text("GPU, model, engine, output and all other options: simulate --help")
+
+
+def _needs(strategy: Strategy) -> list[str]:
+    """What a strategy works on and with that is not a matter of course."""
+    found = []
+    if strategy.questions is not None:
+        found.append(f"a set of questions: {strategy.questions} of them unless --questions says other")
+    if strategy.streams is not None:
+        found.append(f"a model with {option_name(strategy.streams)} parallel streams in every forward pass")
+    if strategy.diffusion:
+        found.append("a diffusion model, as --model llada-8b is")
+    return found

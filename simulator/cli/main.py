@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
-from simulator.cli.command import EXAMPLES, Program
-from simulator.cli.options import (
-    ENGINE_SETTINGS,
-    GROUPS,
-    add_options,
-    check_strategy_options,
-    chosen,
-    device_choices,
-    missing_options,
-    strategy_parameters,
-)
+from simulator.cli.command import EXAMPLES, Program, named_strategy
+from simulator.cli.options import ENGINE_SETTINGS, chosen, device_choices, missing_options
 from simulator.cli.progress import ProgressBar
 from simulator.cli.show import given_options, show_list, show_report
+from simulator.cli.strategy_options import GROUPS, add_options, given_parameters
 from simulator.errors import UserError
 from simulator.result import SimulationResult
 from simulator.scenario import Scenario, installed_version, simulate_scenario
-from simulator.strategies import get_strategy
+from simulator.strategies import Strategy
 
 SHORT_HELP = """Usage: simulate --gpu NAME --strategy NAME [OPTIONS]
 
@@ -32,6 +25,7 @@ What a test-time-compute strategy costs on a GPU that you may not own: time, tok
   simulate --gpu orin --strategy pdr       try it
   simulate traffic --help                  what happens when requests arrive at a server
   simulate --list gpus                     also: --list models, --list strategies, --list traces
+  simulate --strategy pdr --help           what a strategy does, and what can be set
   simulate --help                          all options, with examples
 """
 
@@ -58,7 +52,8 @@ def _show_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 def simulate(ctx: click.Context, **values: Any) -> None:
     """Simulate an LLM inference strategy on a GPU that you may not own.
 
-    Or, with a command behind it, something else: `simulate traffic` answers what happens when requests arrive.
+    Or, with a command behind it, something else: `simulate traffic` answers what happens when requests arrive,
+    `simulate import` turns an agent's log into a schedule that can fly.
 
     Prints wall time with its 90 % interval, tokens, TTFT and TPOT, memory, power, energy, cost, where the time goes,
     and every assumption made. Names that are not known get the nearest known ones. Exit codes: 0 done, 2 a mistake in
@@ -76,39 +71,74 @@ def simulate(ctx: click.Context, **values: Any) -> None:
     if values["what"] is not None:
         show_list(values["what"], values["as_json"], given)
         return
-    _simulate(values)
+    _simulate(values, named_strategy(ctx))
 
 
-def _simulate(values: dict[str, Any]) -> None:
+def _simulate(values: dict[str, Any], strategy: Strategy | None) -> None:
     """Fly and report."""
-    scenario = _scenario(values)
-    if values["plot"] is not None:
-        from simulator.report.gantt import check_plot_path
-
-        check_plot_path(values["plot"])  # before minutes are spent on simulating
+    scenario = _scenario(values, strategy)
+    _check_outputs(values)  # before minutes are spent on simulating
     with ProgressBar("repetitions") as bar:
         result = simulate_scenario(scenario, progress=bar)
+    written = [values["save_schedule"]] if values["save_schedule"] is not None else []
     if values["plot"] is not None:
         from simulator.report.gantt import save_gantt
 
-        path = save_gantt(result, values["plot"])
+        written.append(save_gantt(result, values["plot"]))
+    for path in written:
         print(f"simulate: wrote {path}", file=sys.stderr)
     _show_result(result, values["as_json"])
 
 
-def _scenario(values: dict[str, Any]) -> Scenario:
-    """The options as a scenario. UserError when the two that are needed are not there."""
-    lists = {"gpu": "gpus", "strategy": "strategies"}
-    missing_options(values, {name: f"see: simulate --list {what}" for name, what in lists.items()})
-    parameters = chosen(values, strategy_parameters())
-    check_strategy_options(get_strategy(values["strategy"]), parameters)
+def _check_outputs(values: dict[str, Any]) -> None:
+    """What can be told about output files before there is anything to write. UserError when it is bad."""
+    outputs = {"--plot": values["plot"], "--save-schedule": values["save_schedule"]}
+    outputs = {option: path for option, path in outputs.items() if path is not None}
+    if not outputs:
+        return
+    from simulator.report.gantt import check_plot_path
+    from simulator.report.paths import check_apart, check_writable
+
+    for option, path in outputs.items():
+        check_writable(option, path)
+    if values["plot"] is not None:
+        check_plot_path(values["plot"])
+    inputs = ("gpu", "model", "calibration", "strategy", "schedule", "question_lengths")
+    check_apart(outputs, {f"--{name.replace('_', '-')}": _file(values[name]) for name in inputs})
+
+
+def _file(name: str | None) -> str | None:
+    """The file of FILE.py:FUNCTION or FILE.csv:COLUMN, and whatever else a file may be named by."""
+    return name if name is None or Path(name).is_file() else name.rpartition(":")[0] or name
+
+
+def _scenario(values: dict[str, Any], strategy: Strategy | None) -> Scenario:
+    """The options as a scenario. UserError when something is missing or contradicts itself."""
+    if strategy is not None and values["schedule"] is not None:
+        raise UserError("--strategy and --schedule both say what flies: give one of them")
+    hints = {"gpu": "see: simulate --list gpus", "strategy": "see: simulate --list strategies"}
+    if values["schedule"] is not None:
+        del hints["strategy"]
+    missing_options(values, hints)
     return Scenario(
         **device_choices(values),
+        **_extras(values),
         strategy=values["strategy"],
         engine_settings=chosen(values, ENGINE_SETTINGS),
         repetitions=values["repetitions"],
-        strategy_parameters=parameters,
+        strategy_parameters=given_parameters(values, strategy),
     )
+
+
+def _extras(values: dict[str, Any]) -> dict[str, Any]:
+    """What was asked for beyond one question and one model, as fields of a scenario."""
+    names = ("schedule", "save_schedule", "replicas", "questions", "question_lengths", "concurrency")
+    found = chosen(values, names)
+    if values["roles"]:
+        found["roles"] = values["roles"]
+    if values["idealized"]:
+        found["idealized"] = True
+    return found
 
 
 def _show_result(result: SimulationResult, as_json: bool) -> None:

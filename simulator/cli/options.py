@@ -1,4 +1,4 @@
-"""The options of `simulate`, grouped for `--help`; those of the strategies are made from the registry."""
+"""Options that the commands share: types of values, what runs where, the engine, statistics, output."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 from simulator.engine.settings import EngineSettings
 from simulator.errors import UserError
-from simulator.strategies import Parameter, Strategy, list_strategies
+from simulator.precision import SCHEMES
 
 WEIGHTS = ("bf16", "fp16", "fp32", "fp8", "fp8-block", "int8", "int4", "mxfp4", "nvfp4")
 ACTIVATIONS = ("bf16", "fp16", "fp32", "fp8", "int8", "mxfp4", "nvfp4")
@@ -20,6 +20,7 @@ KV_CACHE_DTYPES = {
     "auto": "auto",
     "bfloat16": "bf16",
     "float16": "fp16",
+    "float32": "fp32",
     "fp8": "fp8",
     "fp8_e4m3": "fp8",
     "fp8_e5m2": "fp8",
@@ -35,14 +36,7 @@ ENGINE_SETTINGS = (
     "enable_chunked_prefill",
 )
 
-_FLIGHT, _ENGINE, _STATISTICS, OUTPUT, _STRATEGY = (
-    "What flies",
-    "Serving engine (vLLM's names)",
-    "Repetitions and money",
-    "Output",
-    "Parameters of the strategies (token counts: 1024, uniform:512:1024, lognormal:MEAN:SIGMA or file:PATH)",
-)
-GROUPS = (_FLIGHT, _ENGINE, _STATISTICS, OUTPUT, _STRATEGY)
+OUTPUT = "Output"
 
 
 class AtLeast(click.ParamType):
@@ -112,22 +106,6 @@ def option(group: str, *names: str, **kwargs: Any) -> Callable:
     return click.option(*names, cls=GroupedOption, group=group, **kwargs)
 
 
-def add_options(command: Callable) -> Callable:
-    """Put every option of `simulate` on the function."""
-    return decorated(
-        command,
-        [
-            *device_options(_FLIGHT)[:1],
-            option(_FLIGHT, "--strategy", metavar="NAME", help="Inference strategy by name (--list strategies)."),
-            *device_options(_FLIGHT)[1:],
-            *engine_options(_ENGINE),
-            *_statistics(),
-            *_output(),
-            *_strategy_options(),
-        ],
-    )
-
-
 def decorated(command: Callable, options: Sequence[Callable]) -> Callable:
     """`command` with `options`, in their order; click wants the last one first."""
     for decorate in reversed(options):
@@ -163,8 +141,14 @@ def device_options(group: str) -> list[Callable]:
             group,
             "--kv-cache-dtype",
             type=click.Choice(list(KV_CACHE_DTYPES)),
-            default="auto",
             help="Number format of the KV cache.  [default: auto, as the model computes]",
+        ),
+        option(
+            group,
+            "--scheme",
+            type=click.Choice(list(SCHEMES)),
+            help="These three in one word: layercast stores bf16 weights and computes in fp32, w4a16 has int4 weights, "
+            "w8a8 has weights and arithmetic in 8 bit.",
         ),
         option(group, "--power-mode", metavar="NAME", help="Power mode of a Jetson, as nvpmodel has it: MAXN, 30W."),
         option(
@@ -251,17 +235,18 @@ def engine_options(group: str, limits: str | None = None) -> list[Callable]:
     ]
 
 
-def _statistics() -> list[Callable]:
+def statistics_options(group: str) -> list[Callable]:
+    """Repetitions, their seed, and money."""
     return [
         option(
-            _STATISTICS,
+            group,
             "--repetitions",
             type=AtLeast(1),
             default=20,
             metavar="N",
             help="Flights with newly drawn lengths, over which p50 and p90 are taken.  [default: 20]",
         ),
-        *seed_and_money_options(_STATISTICS),
+        *seed_and_money_options(group),
     ]
 
 
@@ -293,59 +278,6 @@ def seed_and_money_options(group: str) -> list[Callable]:
     ]
 
 
-def _output() -> list[Callable]:
-    return [
-        option(OUTPUT, "--json", "as_json", is_flag=True, help="One JSON object on stdout, with all calls."),
-        option(OUTPUT, "--plot", metavar="FILE", help="Gantt chart and power trace as .png, .svg or .pdf."),
-        option(OUTPUT, "--list", "what", type=click.Choice(LISTS), help="Show what is known, and simulate nothing."),
-    ]
-
-
-def strategy_parameters() -> dict[str, list[tuple[Strategy, Parameter]]]:
-    """Parameter name -> the strategies that take it, each with its own default; in the registry's order."""
-    found: dict[str, list[tuple[Strategy, Parameter]]] = {}
-    for strategy in list_strategies():
-        for parameter in strategy.parameters:
-            found.setdefault(parameter.name, []).append((strategy, parameter))
-    return found
-
-
-def _strategy_options() -> list[Callable]:
-    every = len(list_strategies())
-    return [
-        option(
-            _STRATEGY,
-            f"--{name.replace('_', '-')}",
-            name,
-            help=_parameter_help(uses, every),
-            metavar="N" if uses[0][1].kind == "int" else "TOKENS",
-        )
-        for name, uses in strategy_parameters().items()
-    ]
-
-
-def _parameter_help(uses: list[tuple[Strategy, Parameter]], every: int) -> str:
-    """'Drafts per round.  [pdr: 8]': the strategies that take it, each with its default."""
-    text = uses[0][1].help
-    by_default: dict[str, list[str]] = {}
-    for strategy, parameter in uses:
-        by_default.setdefault(str(parameter.default), []).append(strategy.name)
-    if len(uses) == every and len(by_default) == 1:
-        takers = f"all: {uses[0][1].default}"
-    else:
-        takers = "; ".join(f"{', '.join(names)}: {default}" for default, names in by_default.items())
-    return f"{text[:1].upper()}{text[1:]}.  [{takers}]"
-
-
-def check_strategy_options(strategy: Strategy, given: Mapping[str, Any]) -> None:
-    """UserError when a strategy option was given that this strategy does not take."""
-    taken = [parameter.name for parameter in strategy.parameters]
-    extra = [name for name in given if name not in taken]
-    if extra:
-        words, known = ((", ".join(f"--{n.replace('_', '-')}" for n in names)) for names in (extra, taken))
-        raise UserError(f"strategy '{strategy.name}' does not take {words}; it takes {known}")
-
-
 def chosen(values: Mapping[str, Any], names: Any) -> dict[str, Any]:
     """The options among `names` that the user gave."""
     return {name: values[name] for name in names if values.get(name) is not None}
@@ -354,11 +286,24 @@ def chosen(values: Mapping[str, Any], names: Any) -> dict[str, Any]:
 def device_choices(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of `device_options`, `engine_options` and prices as fields of a scenario, engine settings left out."""
     same = (
-        "gpu", "model", "weights", "activations", "power_mode", "calibration", "enforce_eager",
+        "gpu", "model", "power_mode", "calibration", "enforce_eager",
         "max_cudagraph_capture_size", "tensor_parallel_size", "pipeline_parallel_size", "enable_expert_parallel",
         "engine", "step_by_step", "seed", "usd_per_hour", "usd_per_kwh",
     )  # fmt: skip
-    return {name: values[name] for name in same} | {"kv_cache": KV_CACHE_DTYPES[values["kv_cache_dtype"]]}
+    return {name: values[name] for name in same} | _precision(values)
+
+
+def _precision(values: Mapping[str, Any]) -> dict[str, str | None]:
+    """Number formats from their three options and --scheme. UserError when these contradict each other."""
+    names = {"weights": "--weights", "activations": "--activations", "kv_cache": "--kv-cache-dtype"}
+    given = {name: values[option.removeprefix("--").replace("-", "_")] for name, option in names.items()}
+    found = {**given, "kv_cache": KV_CACHE_DTYPES[given["kv_cache"] or "auto"]}
+    for name, wanted in SCHEMES.get(values["scheme"], {}).items():
+        if given[name] is not None and found[name] != wanted:
+            asked, what = f"--scheme {values['scheme']}", "its KV cache" if name == "kv_cache" else name
+            raise UserError(f"{asked} has {what} in {wanted}, found {names[name]} {given[name]}: leave one of both out")
+        found[name] = wanted
+    return found
 
 
 def missing_options(values: Mapping[str, Any], hints: Mapping[str, str]) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def given_options(ctx: click.Context) -> list[str]:
     """The options that stand on the command line, as they are called there."""
-    parameters = [p for p in ctx.command.params if isinstance(p, click.Option)]
+    parameters = [p for p in ctx.command.get_params(ctx) if isinstance(p, click.Option)]
     sources = {parameter.opts[0]: ctx.get_parameter_source(parameter.name) for parameter in parameters}
     return [name for name, source in sources.items() if source == ParameterSource.COMMANDLINE]
 

@@ -27,11 +27,13 @@ from simulator.workload.lengths import Lengths
         "instruction_tok": instruction_note,
     },
     assumptions=(
-        "the judge is the same model, scores without thinking, and starts when all samples are there",
-        "a judge's prompt begins with the problem and the sample, so that their KV cache is reused",
+        "the judge scores without thinking, and starts when all samples are there",
+        "a judge's prompt begins with the problem and the sample, so that their KV cache is reused where the judge is "
+        "the model that wrote them",
         "every sample is equally likely to win",
     ),
     aliases=("bon",),
+    roles={"reward": "the judge or reward model that scores each sample"},
 )
 def best_of_n(
     run,
@@ -47,9 +49,9 @@ def best_of_n(
     batch; the sample with the best score is the answer.
     """
     length = attempt(thinking_tok, answer_tok, budget_tok)
-    drafts = yield run.all(run.generate(run.problem, "sample", length) for _ in range(samples))
+    drafts = yield run.all(run.samples(samples, run.problem, "sample", length))
     question = run.instruction("judge", instruction_tok)
     verdicts = yield run.all(
-        run.generate(run.problem + run.text(draft) + question, "judge", judge_tok) for draft in drafts
+        run.generate(run.problem + run.text(draft) + question, "judge", judge_tok, role="reward") for draft in drafts
     )
     return run.pick(verdicts)

@@ -55,7 +55,7 @@ def pdr(
     distill = run.instruction("distill", instruction_tok)
     workspace = run.empty()
     for _ in range(rounds - 1):
-        drafts = yield run.all(run.generate(run.problem + workspace, "draft", length) for _ in range(width))
+        drafts = yield run.all(run.samples(width, run.problem + workspace, "draft", length))
         prompt = run.problem + run.text(drafts) + distill
         workspace = run.text((yield run.generate(prompt, "distill", workspace_tok, max_tok=kappa_tok)))
     return (yield run.generate(run.problem + workspace, "answer", length))

@@ -29,4 +29,4 @@ def self_consistency(
     thinks and answers on its own, and a majority vote over the answers waits for the slowest.
     """
     length = attempt(thinking_tok, answer_tok, budget_tok)
-    return (yield run.all(run.generate(run.problem, "sample", length) for _ in range(samples)))
+    return (yield run.all(run.samples(samples, run.problem, "sample", length)))

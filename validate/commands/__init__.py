@@ -1,0 +1,1 @@
+"""The sub-commands of `validate`, one module each."""
