@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import simpy
 
+from simulator.collector import collector_paused
 from simulator.engine.fleet import Fleet
 from simulator.result import CallRecord
 from simulator.scenario import Scenario, prepare, simulate_scenario
@@ -77,7 +78,8 @@ def expand_s(function, values, **options) -> tuple[float, int]:
         env = simpy.Environment()
         run = Run(Fleet([InstantEngine(env)]), np.random.default_rng(0), 256, flop=lambda *_: 1.0)
         start = time.perf_counter()
-        env.run(until=env.process(run.drive(function(run, values))))
+        with collector_paused():
+            env.run(until=env.process(run.drive(function(run, values))))
         best, made = min(best, time.perf_counter() - start), len(run.submitted)
     return best, made
 

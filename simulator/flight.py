@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import simpy
 
+from simulator.collector import collector_paused
 from simulator.engine.fleet import Fleet
 from simulator.engine.gpu import Gpu, total_power
 from simulator.engine.server import Server
@@ -157,7 +158,8 @@ def _fly_once(
         seats = min(questions.concurrency or questions.number, questions.number)
         ended = env.all_of([env.process(_work_off(waiting, strategy, values)) for _ in range(seats)])
     try:
-        env.run(until=ended)
+        with collector_paused():
+            env.run(until=ended)
     except RuntimeError:
         if not ended.triggered:  # nothing happens any more, but not everybody has got what it waits for
             fleet.check_stuck()

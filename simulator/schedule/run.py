@@ -157,24 +157,22 @@ class Run:
 
     def start(self, tasks: Iterable[Task]) -> list[Task]:
         """Submit calls and waits now, to be waited for later."""
-        found = self._checked("run.start", tasks)
-        self.submit(found)
-        return found
+        return self._started("run.start", tasks)
 
     def all(self, tasks: Iterable[Task]) -> Barrier:
         """Submit them now; yielding the barrier waits for the slowest and gives the list of finished calls."""
-        return Barrier(self.start(self._checked("run.all", tasks)))
+        return Barrier(self._started("run.all", tasks))
 
     def any(self, tasks: Iterable[Task], count: int = 1) -> AnyOf:
         """Submit them now; yielding waits until `count` have ended and gives those that have. The others run on."""
-        found = self.start(self._checked("run.any", tasks))
+        found = self._started("run.any", tasks)
         if not 0 <= count <= len(found):
             raise ValueError(f"run.any waits for {count} of {len(found)}")
         return AnyOf(found, count)
 
     def written(self, calls: Iterable[Call], tokens: int) -> Written:
         """Submit them now; yielding waits until each has written so many tokens or has ended, and gives all."""
-        found = self.start(self._checked("run.written", calls, Call))
+        found = self._started("run.written", calls, Call)
         return Written(found, tokens)
 
     def together(self, calls: Iterable[Call]) -> Barrier:
@@ -223,6 +221,11 @@ class Run:
         if self._flop is None:
             raise RuntimeError("this run knows no model whose FLOPs could be counted")
         return self._flop(prompt_tok, output_tok, cached_tok)
+
+    def _started(self, word: str, tasks: Iterable[Task], kind: type | tuple = (Call, Wait)) -> list[Task]:
+        found = self._checked(word, tasks, kind)
+        self.submit(found)
+        return found
 
     def _checked(self, word: str, tasks: Iterable[Task], kind: type | tuple = (Call, Wait)) -> list[Task]:
         found = tasks if isinstance(tasks, list) else list(tasks)

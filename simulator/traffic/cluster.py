@@ -6,17 +6,16 @@ plans last, so that a plan sees everything that happened at its time.
 
 from __future__ import annotations
 
-import gc
 import heapq
 import math
 from array import array
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from simulator.collector import collector_paused
 from simulator.engine.batcher import Batcher, Request
 from simulator.engine.batching import Batching
 from simulator.engine.front_end import FrontEnd, tokenised_s
@@ -65,22 +64,8 @@ class Deployment:
 
 def serve(traffic: Traffic, deployment: Deployment, progress: Callable[[int, int], None] | None = None) -> Served:
     """Run traffic to its end. Requests longer than max_model_len or than the KV cache are refused, as vLLM does."""
-    with _collector_paused():
+    with collector_paused():
         return _Run(traffic, deployment, progress).run()
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """No garbage collection meanwhile: the loop leaves no cycles behind, and a quarter of its time would go into
-    looking for some among the tables of costs.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 class _Run:
