@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -145,15 +146,15 @@ def _fly_once(
     env = fleet.env
     if questions is None:
         rng = np.random.default_rng(seed)
-        runs = [Run(fleet, rng, values["problem_tok"].draw(rng), flop=flop)]
+        runs = [Run(fleet, rng, values["problem_tok"].draw(rng), flop=flop, roles=strategy.roles)]
         ended = env.process(runs[0].drive(strategy.start(runs[0], values)))
     elif strategy.questions is not None:
         rng = np.random.default_rng(seed)
         tokens = questions.tokens or values["problem_tok"].sample(rng, questions.number).tolist()
-        runs = [Run(fleet, rng, tokens, flop=flop)]
+        runs = [Run(fleet, rng, tokens, flop=flop, roles=strategy.roles)]
         ended = env.process(runs[0].drive(strategy.start(runs[0], values)))
     else:
-        runs = [_question(fleet, values, seed, questions, i, flop) for i in range(questions.number)]
+        runs = [_question(fleet, strategy, values, seed, questions, i, flop) for i in range(questions.number)]
         waiting = iter(runs)
         seats = min(questions.concurrency or questions.number, questions.number)
         ended = env.all_of([env.process(_work_off(waiting, strategy, values)) for _ in range(seats)])
@@ -161,7 +162,7 @@ def _fly_once(
         with collector_paused():
             env.run(until=ended)
     except RuntimeError:
-        if not ended.triggered:  # nothing happens any more, but not everybody has got what it waits for
+        if env.peek() == math.inf:  # nothing happens any more, but not everybody has got what it waits for
             fleet.check_stuck()
         raise
     for gpu in fleet.gpus:
@@ -170,11 +171,17 @@ def _fly_once(
 
 
 def _question(
-    fleet: Fleet, values: Mapping[str, Any], seed: list[int], questions: Questions, i: int, flop: Callable | None
+    fleet: Fleet,
+    strategy: Strategy,
+    values: Mapping[str, Any],
+    seed: list[int],
+    questions: Questions,
+    i: int,
+    flop: Callable[[int, int, int], float] | None,
 ) -> Run:
     rng = np.random.default_rng([*seed, i])
     tokens = questions.tokens[i] if questions.tokens else values["problem_tok"].draw(rng)
-    return Run(fleet, rng, tokens, f"problem {i + 1}", flop)
+    return Run(fleet, rng, tokens, f"problem {i + 1}", flop, strategy.roles)
 
 
 def _work_off(waiting: Any, strategy: Strategy, values: Mapping[str, Any]) -> Generator:
@@ -189,7 +196,7 @@ def collect(runs: Sequence[Run], fleet: Fleet, seed: int) -> Flight:
     """The flight of runs that have ended. Tokens are of all questions; the critical path is of the longest of them."""
     calls = sorted((call for run in runs for call in run.calls), key=lambda call: call.call_id)
     records = tuple(call.record for call in calls)
-    read = sum(record.prompt_tok for record in records)
+    read = sum(record.read_tok for record in records)
     written = sum(record.output_tok for record in records)
     power_times_s, power_w = total_power([gpu.power_trace() for gpu in fleet.gpus])
     each = tuple(_question_record(run) for run in runs)
@@ -203,7 +210,7 @@ def collect(runs: Sequence[Run], fleet: Fleet, seed: int) -> Flight:
         energy_j=sum(gpu.energy_j for gpu in fleet.gpus),
         critical_path_tok=max(question.critical_path_tok for question in each),
         read_tok=read,
-        computed_tok=read - sum(record.cached_tok for record in records),
+        computed_tok=sum(record.prefilled_tok for record in records),
         written_tok=written,
         b_seq_tok=sum(question.b_seq_tok for question in each),
         b_total_tok=read + written,
@@ -234,19 +241,18 @@ def _question_record(run: Run) -> QuestionRecord:
         calls=len(calls),
         critical_path_tok=run.critical_path_tok(),
         written_tok=sum(call.output_tok for call in calls),
-        b_seq_tok=sum(call.record.prompt_tok + call.output_tok for call in run.accepted_path()),
-        b_total_tok=sum(call.record.prompt_tok + call.output_tok for call in calls),
+        b_seq_tok=sum(call.record.read_tok + call.output_tok for call in run.accepted_path()),
+        b_total_tok=sum(call.record.read_tok + call.output_tok for call in calls),
     )
 
 
 def _use(server: Server) -> EngineUse:
     records = server.records.values()
-    read = sum(record.prompt_tok for record in records)
     return EngineUse(
         engine=server.name,
         calls=len(records),
-        read_tok=read,
-        computed_tok=read - sum(record.cached_tok for record in records),
+        read_tok=sum(record.read_tok for record in records),
+        computed_tok=sum(record.prefilled_tok for record in records),
         written_tok=sum(record.output_tok for record in records),
         busy_s=sum(server.shares_s.values()),
         peak_kv_tok=server.cache.peak_held * server.cache.block_size,

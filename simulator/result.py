@@ -28,6 +28,12 @@ class CallRecord:
     recomputed_tok: int = 0  # tokens computed again because of that
     engine: str = ""  # which engine served it: empty for the only one, else "main", "main 2", a role's name
     stopped: bool = False  # ended by the strategy before its length
+    prefilled_tok: int = 0  # prompt tokens computed; less than prompt - cached where it was stopped before
+
+    @property
+    def read_tok(self) -> int:
+        """Prompt tokens that it really read: all of them, unless it was stopped before."""
+        return self.cached_tok + self.prefilled_tok
 
     @property
     def ttft_s(self) -> float:
@@ -180,8 +186,12 @@ class SimulationResult:
         return value / factor, value * factor
 
     def peak_memory_byte(self) -> float:
-        """Weights, activations and engine overhead plus KV cache and recurrent state at their fullest."""
+        """Weights, activations and engine overhead plus KV cache and recurrent state at their fullest.
+
+        Of the main model's GPU; with what models that play roles take there.
+        """
         fixed = self.memory["weights_byte"] + self.memory["activation_byte"] + self.memory["overhead_byte"]
+        fixed += self.memory.get("roles_byte", 0.0)
         state = self.memory.get("state_byte_per_sequence", 0.0) * float(self.values("peak_running").max())
         return fixed + state + self.memory["kv_byte_per_tok"] * float(self.values("peak_kv_tok").max())
 

@@ -199,7 +199,11 @@ def _result(setup: Setup, flights: tuple[Flight, ...]) -> SimulationResult:
         strategy_parameters=setup.strategy.plain(scenario.strategy_parameters),
         calibration=calibration_facts(calibration, outside),
         interval_log_sd=_spreads(calibration, outside, flights),
-        memory={**asdict(setup.memory), "kv_capacity_tok": setup.memory.kv_capacity_tok},
+        memory={
+            **asdict(setup.memory),
+            "kv_capacity_tok": setup.memory.kv_capacity_tok,
+            "roles_byte": _roles_byte(setup, flights),
+        },
         price=price,
         assumptions=(*setup.assumptions, *price_notes),
         seed=scenario.seed,
@@ -228,6 +232,18 @@ def _idealized(setup: Setup, flights: tuple[Flight, ...]) -> dict[str, float]:
         "output_tok_s": runtime.output_tok_s,
         "prompt_512_tok_s": runtime.prompt_runtime(512),
     }
+
+
+def _roles_byte(setup: Setup, flights: tuple[Flight, ...]) -> float:
+    """What the models of roles take on the GPU of the main one: weights, activations, overhead, KV at its fullest."""
+    total = 0.0
+    for role, found in setup.cast.instances.items():
+        if not setup.cast.own_gpu[role]:
+            memory = found.memory
+            peaks = [use.peak_kv_tok for flight in flights for use in flight.engines if use.engine == role]
+            total += memory.weights_byte + memory.activation_byte + memory.overhead_byte
+            total += memory.kv_byte_per_tok * max(peaks, default=0)
+    return total
 
 
 def _price(setup: Setup) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -201,7 +201,7 @@ class StepModel:
     @cached_property
     def flop(self) -> Callable[[int, int, int], float]:
         """FLOPs of one call on the model: a function of prompt, output and cached tokens, see `flops.call_flop`."""
-        return call_flop(self.model)
+        return call_flop(self.model, self.streams)
 
     @property
     def cuda_graphs(self) -> bool:

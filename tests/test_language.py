@@ -118,9 +118,7 @@ def test_kept_kv_stays_until_it_is_released():
 
     # 2 x 11 own blocks + 5 shared of 30: the other text needs 20
     assert carry_out(plan(True), problem_tok=96, kv_tok=30 * 16).calls[2].finished
-    with pytest.raises(
-        UserError, match=r"'other' .320 tokens. can never start: of 480 tokens .* 432 are held"
-    ):
+    with pytest.raises(UserError, match=r"'other' .320 tokens. can never start: of 480 tokens .* 432 are held"):
         carry_out(plan(False), problem_tok=96, kv_tok=30 * 16)
 
 
@@ -490,3 +488,165 @@ def test_stretches_of_passes_know_when_the_first_token_is_there(tokens):
     fast, slow = carry_out(diffuse).calls[0].record, carry_out(diffuse, step_by_step=True).calls[0].record
     assert fast.first_token_s == pytest.approx(slow.first_token_s, rel=1e-12)
     assert fast.finished_s == pytest.approx(slow.finished_s, rel=1e-12)
+
+
+# -- what a review found ---------------------------------------------------------------------------------------------
+
+
+def test_answers_that_read_kept_kv_do_not_queue_behind_fresh_questions():
+    from strategy_rig import fly_fake
+
+    options = {"kv_tok": 16 * 400, "problem_tok": 64, "paths": 4, "thinking_tok": 100, "marker_tok": 1}
+    flight = fly_fake("parathinker", questions=40, engine={"max_num_seqs": 32}, **options)
+    assert len(flight.questions) == 40
+    with pytest.raises(
+        UserError, match="or fewer questions at a time"
+    ):  # all paths at once leave no room for a summary
+        fly_fake("parathinker", questions=40, **options)
+
+
+def test_a_team_needs_room_for_its_common_prompt_once():
+    def crew(run):
+        headers = [run.instruction(f"w{i}", 4) for i in range(4)]
+        return (yield run.together(run.generate(run.problem + header, "worker", 50) for header in headers))
+
+    assert len(carry_out(crew, problem_tok=400, kv_tok=992).calls) == 4
+
+
+def test_teams_side_by_side_read_their_caches_once_each():
+    def two(run):
+        def team(name):
+            return (yield run.together(run.generate(Text.of(name, 96), "worker", 30) for _ in range(3)))
+
+        return [call for team in (yield run.branches([team("a"), team("b")])) for call in team]
+
+    run = carry_out(two)
+    shared = PHYSICS.verifying(3)
+    # both teams are prefilled in one step; then each reads its prompt and all that it has written
+    steps = sum(shared.step(Batch((), np.array([96 + 3 * j] * 2))).seconds for j in range(29))
+    assert run.calls[0].record.finished_s == pytest.approx(PHYSICS.prefill_s(2 * (96 + 2 * 16)) + steps, rel=1e-9)
+
+
+def test_what_never_started_has_read_nothing():
+    from strategy_rig import fly_fake
+
+    from simulator.strategies import Strategy
+
+    def race(run):
+        calls = run.samples(4, run.problem, "path", 10)
+        yield run.any(calls)
+        run.stop(calls)
+        return (yield run.all(calls))
+
+    strategy = Strategy("own", "own", "", "", _problem(), (), (), race)
+    flight = fly_fake(strategy, problem_tok=440, engine={"max_num_seqs": 1})
+    assert flight.read_tok == flight.computed_tok == 440
+    assert flight.b_total_tok == 450
+
+
+@pytest.mark.parametrize("step_by_step", [False, True])
+def test_a_mark_that_was_passed_fires_at_once(step_by_step):
+    def late(run):
+        (call,) = run.start([run.generate(run.problem, "a", 100)])
+        yield run.wait(0.3051, "think")
+        yield run.written([call], 5)
+        probe = yield run.generate(run.problem, "probe", 1)
+        yield call
+        return probe
+
+    assert records(carry_out(late, step_by_step=step_by_step), "probe")[0].submitted_s == 0.3051
+
+
+def test_a_team_goes_to_one_replica_and_keeps_what_its_members_attend_to():
+    def crew(run):
+        first = yield run.generate(run.problem, "first", 100, keep=True)
+        return (yield run.together(run.generate(run.problem, "w", 20, attend=[first]) for _ in range(3)))
+
+    run = carry_out(crew, replicas=4)
+    assert len({call.server for call in run.calls}) == 1
+    assert all(len(call.sequence.attended) == 3 for call in run.calls[1:])
+
+    def loose(run):
+        return (yield run.together(run.generate(run.problem, "w", 20) for _ in range(3)))
+
+    assert len({call.server for call in carry_out(loose, replicas=4).calls}) == 1
+
+
+def test_shared_kv_of_several_attended_calls_is_read_once():
+    def join(run):
+        common = run.problem + run.instruction("common", 480)
+        kept = yield run.all(run.samples(4, common, "kept", 33, keep=True))
+        return (yield run.generate(run.problem, "reader", 5, attend=kept))
+
+    run = carry_out(join, problem_tok=96)
+    assert run.calls[-1].sequence.attended_tok() == 480 + 4 * 32
+
+
+def test_stopped_while_waiting_for_its_turn_it_writes_nothing():
+    from strategy_rig import fly_fake
+
+    from simulator.strategies import Strategy
+
+    def turns(run):
+        mine = run.start([run.generate(run.problem, "mine", 50)])
+        yield run.written(mine, 3)
+        (judge,) = run.start([run.generate(run.problem, "judge", 10, role="judge")])
+        yield run.wait(0.001, "think")
+        run.stop([judge])
+        yield run.all([judge, *mine])
+        return mine
+
+    strategy = Strategy("own", "own", "", "", _problem(), (), (), turns, {"judge": "says which"})
+    flight = fly_fake(strategy, roles=("judge",), shares_gpu=True)
+    (judge,) = [call for call in flight.calls if call.label == "judge"]
+    assert judge.stopped and judge.output_tok == 0
+
+
+def test_kv_stays_while_somebody_reads_it():
+    held = []
+
+    def plan(run):
+        kept = yield run.generate(run.problem, "kept", 160, keep=True)
+        (reader,) = run.start([run.generate(Text.of("other", 16), "reader", 40, attend=[kept])])
+        run.release([kept])
+        yield run.wait(0.1, "think")
+        held.append(kept.server.cache.held)
+        yield reader
+        held.append(kept.server.cache.held)
+        return reader
+
+    carry_out(plan, problem_tok=96)
+    assert held[0] >= 16 and held[1] == 0
+
+
+def test_the_same_call_twice_in_a_barrier_is_one_call():
+    def twice(run):
+        call = run.generate(run.problem, "a", 5)
+        return (yield run.all([call, call]))
+
+    assert len(carry_out(twice).calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("mistake", "error", "words"),
+    [
+        (
+            lambda run: run.generate(run.problem, "a", 5, role="jugde"),
+            ValueError,
+            "role 'jugde'; the strategy's roles: none",
+        ),
+        (
+            lambda run: run.release([run.generate(run.problem, "a", 5)]),
+            RuntimeError,
+            "is released before it was submitted",
+        ),
+        (lambda run: run.graph([Node(None, (), count=0)]), ValueError, "waits for 0 of 0"),
+        (lambda run: run.graph([Node(lambda _: [])]), ValueError, "made no calls"),
+    ],
+)
+def test_further_mistakes_are_named(mistake, error, words):
+    def strategy(run):
+        yield mistake(run)
+
+    with pytest.raises(error, match=words):
+        carry_out(strategy)

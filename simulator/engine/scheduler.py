@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simulator.engine.kv_cache import KvCache
+from simulator.engine.kv_cache import KvCache, common_prefix_tok
 from simulator.engine.queues import POLICIES
 from simulator.engine.sequence import Sequence
 from simulator.engine.settings import EngineSettings
@@ -125,11 +125,19 @@ class Scheduler:
         absent = [other for other in sequence.group if other.holding is None and not other.ended]
         if len(self.running) + len(absent) > seats:
             return False
-        needed = 0
+        needed, before = 0, []
         for other in absent:
-            total = other.prompt_tok + other.written_tok
+            total, size = other.prompt_tok + other.written_tok, self.cache.block_size
             hit = self.cache.match(other.parts, total - 1)
-            needed += self.cache.blocks_for(total) - hit[1] + self.cache.tree.idle_on_path(hit)
+            idle = self.cache.tree.idle_on_path(hit)
+            shared = max((min(common_prefix_tok(other.parts, parts), total - 1) // size for parts in before), default=0)
+            if not self.cache.caching:
+                shared = 0
+            if shared >= hit[1]:  # an earlier member brings at least these blocks
+                needed += self.cache.blocks_for(total) - shared
+            else:
+                needed += self.cache.blocks_for(total) - hit[1] + idle
+            before.append(other.parts)
         return needed <= self.cache.available
 
     def withdraw(self, sequence: Sequence) -> None:
@@ -138,7 +146,7 @@ class Scheduler:
             self.waiting.remove(sequence)
         else:
             self.running.remove(sequence)
-            if not sequence.keep:
+            if not sequence.held_for_others:
                 self._release(sequence)
         sequence.stopped = True
 
@@ -189,7 +197,7 @@ class Scheduler:
             self.running.remove(sequence)
             if self._async:
                 self.unseen.append((self._step, sequence))
-            elif not sequence.keep:
+            elif not sequence.held_for_others:
                 self._release(sequence)
         return finished
 

@@ -45,6 +45,7 @@ class Sequence:
     holding: Holding | None = field(default=None, repr=False)
     attended: tuple[tuple[Sequence, int], ...] = field(default=(), repr=False)  # whose KV it reads, behind how many
     keep: bool = False  # its KV stays held after its end
+    readers: int = 0  # calls that attend to its KV and have not ended
     group: list[Sequence] | None = field(default=None, repr=False)  # who advances in lock-step with it, itself included
     stopped: bool = False  # ended before its time
     record: Any = field(default=None, repr=False)  # the CallRecord, once it has ended
@@ -76,9 +77,23 @@ class Sequence:
         return self.stopped or self.written_tok == self.output_tok
 
     @property
+    def held_for_others(self) -> bool:
+        """Whether its KV stays held although it has ended."""
+        return self.keep or self.readers > 0
+
+    @property
+    def prefilled_tok(self) -> int:
+        """Prompt tokens that were computed for it, and are not computed again."""
+        return 0 if self.cached_tok is None else max(0, min(self.prompt_tok, self.computed_tok) - self.cached_tok)
+
+    @property
     def next_stop_tok(self) -> int:
         """Written tokens at which somebody has to hear of it: the end, or a mark before."""
         return min(self.marks[0][0], self.output_tok) if self.marks else self.output_tok
+
+    def written_after(self, steps: int) -> int:
+        """Tokens written once `steps` more of the steps under way have ended."""
+        return self.written_tok + steps
 
     def attended_tok(self) -> int:
         """Tokens with KV that it attends to besides its own; what both prompts begin with counts once."""
@@ -122,6 +137,10 @@ class PassSequence(Sequence):
         return sum(stage.count for stage in self.passes)
 
     @property
+    def prefilled_tok(self) -> int:
+        return self.prompt_tok if self.all_done else 0  # every pass sees it whole
+
+    @property
     def now(self) -> Pass:
         """The pass that is next."""
         return self.passes[min(self.stage, len(self.passes) - 1)]
@@ -149,6 +168,9 @@ class PassSequence(Sequence):
         if self.written_tok == 0 and self.output_tok:
             left = min(left, -(-self.all_passes // self.output_tok) - self.all_done)
         return left
+
+    def written_after(self, steps: int) -> int:
+        return self.output_tok * (self.all_done + steps) // self.all_passes
 
     def held_tok(self, new_tok: int) -> int:
         return max(stage.cached_tok for stage in self.passes)

@@ -71,6 +71,7 @@ class Server:
         self.computed_tok = 0  # tokens that went through the model, prefill and decode
         self._calls = 0
         self._wake: simpy.Event | None = None  # set while this engine would hear of a submission, a stop, a mark
+        self._under_way: tuple[np.ndarray, frozenset[Sequence]] = (np.empty(0), frozenset())
         self._deaf = False  # who comes now stands behind a blocked queue: first come, first served
         self._stopping: dict[Sequence, None] = {}
         self._of_workers: dict[int, Any] = {}  # step models of lock-step groups, by their size
@@ -121,16 +122,23 @@ class Server:
             raise ValueError(f"call '{label}': {prompt_tok} prompt and {least} output tokens, both must be >= 1")
         self._check_length(label, prompt_tok, max(output_tok))
         self._calls += len(output_tok)
-        seen = tuple((other, common_prefix_tok(prompt, other.prompt)) for other in attended)
+        seen = _behind(prompt, attended)
         self._attending = self._attending or bool(seen)
         made, env, push = [], self.env, self.scheduler.waiting.push
         for call_id, tokens in zip(call_ids, output_tok):
             known = (call_id, label, prompt, prompt_tok, int(tokens), env.now, parents, simpy.Event(env))
             sequence = PassSequence(*known, passes=tuple(passes)) if passes else Sequence(*known)
             sequence.attended, sequence.keep = seen, keep
-            push(sequence)
             made.append(sequence)
-        if not self._deaf:
+        if seen:  # in front: what holds KV for them would keep others from starting, and them behind these
+            for sequence in reversed(made):
+                self.scheduler.waiting.put_back(sequence)
+            for other, _ in seen:
+                other.readers += len(made)
+        else:
+            for sequence in made:
+                push(sequence)
+        if not self._deaf or seen:
             self.wake()
         return made
 
@@ -144,8 +152,11 @@ class Server:
         group = list(sequences)
         for sequence in group:
             others = [other for other in group if other is not sequence]
-            sequence.attended = tuple((other, common_prefix_tok(sequence.prompt, other.prompt)) for other in others)
+            own = [other for other, _ in sequence.attended]
+            sequence.attended = _behind(sequence.prompt, [*own, *others])
             sequence.group = group
+            for other in others:
+                other.readers += 1
         self._attending = True
 
     def stop(self, sequence: Sequence) -> None:
@@ -157,17 +168,27 @@ class Server:
     def mark(self, sequence: Sequence, written_tok: int) -> simpy.Event:
         """An event that succeeds at the end of the step in which the call has written so many tokens, or has ended."""
         event = self.env.event()
-        if sequence.done.triggered or sequence.written_tok >= written_tok:
+        if sequence.done.triggered or self._written_now(sequence) >= written_tok:
             return event.succeed()
         sequence.marks.append((written_tok, event))
         sequence.marks.sort(key=lambda mark: mark[0])
         self.wake()
         return event
 
+    def _written_now(self, sequence: Sequence) -> int:
+        """Tokens written up to the last step that has ended; those of a stretch under way are booked at its end."""
+        edges, running = self._under_way
+        done = int(np.searchsorted(edges, self.env.now, side="right")) if sequence in running else 0
+        return sequence.written_after(done)
+
     def release(self, sequence: Sequence) -> None:
         """Give back the KV of a call that was kept beyond its end; of one that still runs, at its end."""
         sequence.keep = False
-        if sequence.ended:
+        self._let_go(sequence)
+
+    def _let_go(self, sequence: Sequence) -> None:
+        """Free the blocks of a call that has ended, unless they are kept or others still read them."""
+        if sequence.ended and not sequence.held_for_others:
             self.scheduler.let_go(sequence)
             self.wake()
 
@@ -201,27 +222,34 @@ class Server:
     # -- the loop --------------------------------------------------------------------------------------------
 
     def _serve(self) -> Generator:
-        env = self.env
+        env, has_turn = self.env, False
         while True:
             yield _EndOfInstant(env)
             if self._stopping:
                 self._stop_now()  # and let clients react to it before the next step is planned
                 continue
-            plan = self.scheduler.plan()
-            if not plan.chunks:
+            busy = bool(self.scheduler.running or self.scheduler.waiting)
+            if busy and not has_turn:
+                has_turn = True
+                if not self.gpu.free:
+                    yield self.gpu.ask(self.wake)
+                    continue  # meanwhile calls may have come or been stopped
+                self.gpu.take(self.wake)
+            plan = self.scheduler.plan() if busy else None
+            if plan is None or not plan.chunks:
+                if has_turn:
+                    self.gpu.give_back()
+                    has_turn = False
                 self._wake = env.event()
                 yield self._wake
                 continue
-            if not self.gpu.free:
-                yield self.gpu.ask(self.wake)
-            else:
-                self.gpu.take(self.wake)
             self.peak_running = max(self.peak_running, len(plan.chunks))
             for sequence, _ in plan.chunks:
                 if sequence.scheduled_s is None:
                     sequence.scheduled_s = env.now
             steps = yield from self._carry_out(plan)
             self.gpu.give_back()
+            has_turn = False
             self._finish(plan, steps)
 
     def _carry_out(self, plan: Plan) -> Generator:
@@ -235,17 +263,19 @@ class Server:
             self._account(cost.seconds, cost.joules, cost.shares)
             return 1
         steps, stretch = longest, self._stretch(plan, longest)
-        start, end = self.env.now, self.env.timeout(float(stretch.seconds.sum()))
+        start = self.env.now
+        edges = start + np.cumsum(stretch.seconds)
+        end = self.env.timeout(float(edges[-1]) - start)
         self._wake, self._deaf = self.env.event(), bool(self.scheduler.waiting)
+        self._under_way = edges, frozenset(sequence for sequence, _ in plan.chunks)
         yield end | self._wake
         if not end.processed:
-            edges = start + np.cumsum(stretch.seconds)
             cut = min(int(np.searchsorted(edges, self.env.now)) + 1, steps)
             if cut < steps:
                 steps, stretch = cut, self._stretch(plan, cut)
             yield self.env.timeout(max(float(edges[cut - 1]) - self.env.now, 0.0))
-        self._wake, self._deaf = None, False
-        self._account(float(stretch.seconds.sum()), float(stretch.joules.sum()), stretch.shares)
+        self._wake, self._deaf, self._under_way = None, False, (np.empty(0), frozenset())
+        self._account(self.env.now - start, float(stretch.joules.sum()), stretch.shares)
         return steps
 
     def _longest(self, plan: Plan) -> int:
@@ -266,18 +296,19 @@ class Server:
             return _Stretch(seconds, joules, {cause: steps * share for cause, share in cost.shares.items()})
         if not self._attending:
             return self.step_model.decode_run(_own_tok(plan), steps)
-        workers = _lock_step_workers(plan)
-        if workers:
-            return self._workers_model(len(workers)).decode_run(_seen_tok(workers[:1]), steps, np.array([len(workers)]))
+        leaders, workers = _lock_step_teams(plan)
+        if leaders:
+            growth = np.full(len(leaders), workers)
+            return self._workers_model(workers).decode_run(_seen_tok(leaders), steps, growth)
         return self.step_model.decode_run(_seen_tok(_decoding(plan)), steps, _growth(plan))
 
     def _price(self, plan: Plan) -> Any:
         """Cost of one step of the plan."""
         if not self._attending:
             return self.step_model.step(_batch(plan, _own_tok(plan)))
-        workers = _lock_step_workers(plan)
-        if workers:
-            return self._workers_model(len(workers)).step(Batch((), _seen_tok(workers[:1])))
+        leaders, workers = _lock_step_teams(plan)
+        if leaders:
+            return self._workers_model(workers).step(Batch((), _seen_tok(leaders)))
         return self.step_model.step(_batch(plan, _seen_tok(_decoding(plan))))
 
     def _workers_model(self, workers: int) -> Any:
@@ -290,7 +321,7 @@ class Server:
         """Book the tokens of the plan, report the calls that are done, and tell of marks that are reached."""
         now = self.env.now
         firsts = [sequence for sequence, _ in plan.chunks if sequence.written_tok == 0]
-        self.computed_tok += sum(new_tok for _, new_tok in plan.chunks) + (steps - 1) * len(plan.chunks)
+        self.computed_tok += sum(new_tok for _, new_tok in plan.chunks) * steps
         finished = self.scheduler.advance(plan, steps)
         for sequence in firsts:
             if sequence.written_tok:
@@ -314,6 +345,7 @@ class Server:
             finished_s=now,
             prompt_tok=sequence.prompt_tok,
             cached_tok=sequence.cached_tok or 0,
+            prefilled_tok=sequence.prefilled_tok,
             output_tok=sequence.written_tok,
             parents=sequence.parents,
             preemptions=sequence.preemptions,
@@ -321,6 +353,9 @@ class Server:
             engine=self.name,
             stopped=stopped,
         )
+        for other, _ in sequence.attended:
+            other.readers -= 1
+            self._let_go(other)
         for _, event in sequence.marks:
             event.succeed()
         sequence.marks.clear()
@@ -359,13 +394,21 @@ class Server:
 
     def check_stuck(self) -> None:
         """For the end of a flight in which nothing happens any more: `UserError` if a call waits here in vain."""
-        if self.scheduler.waiting:
-            sequence, size = self.scheduler.waiting[0], self.cache.block_size
+        if not self.scheduler.waiting:
+            return
+        sequence, size = self.scheduler.waiting[0], self.cache.block_size
+        what = f"call '{sequence.label}' ({sequence.prompt_tok + sequence.written_tok:,} tokens)"
+        room = f"{self.cache.blocks * size:,} tokens of KV cache"
+        if self.cache.held:
             raise UserError(
-                f"call '{sequence.label}' ({sequence.prompt_tok + sequence.written_tok:,} tokens) can never start: of "
-                f"{self.cache.blocks * size:,} tokens of KV cache {self.cache.held * size:,} are held by calls whose "
-                "KV is kept, and what is left is too little"
+                f"{what} can never start: of {room} {self.cache.held * size:,} are held by calls whose KV is kept, and "
+                "what is left is too little; expected a larger cache, or fewer questions at a time (concurrency)"
             )
+        if sequence.group:
+            raise UserError(
+                f"{what} can never start: the {len(sequence.group)} calls in lock-step need more than {room}"
+            )
+        raise UserError(f"{what} can never start: it needs more than {room}")
 
 
 def _own_tok(plan: Plan) -> np.ndarray:
@@ -389,15 +432,32 @@ def _growth(plan: Plan) -> np.ndarray:
     return np.array(grown, dtype=np.int64)
 
 
-def _lock_step_workers(plan: Plan) -> list[Sequence]:
-    """The members of a lock-step group that is alone in a step and whole; else nobody.
+def _lock_step_teams(plan: Plan) -> tuple[list[Sequence], int]:
+    """(one worker of every team, workers in each) where a step holds nothing but whole teams of one size.
 
-    Beside other calls, workers are priced as if each of them read the cache for itself.
+    Else ([], 0): beside other calls, workers are priced as if each of them read the cache for itself.
     """
-    group = plan.chunks[0][0].group
-    if not plan.decode_only or not group or len(plan.chunks) != len(group):
-        return []
-    return group if all(sequence.group is group for sequence, _ in plan.chunks) else []
+    teams: dict[int, list[Sequence]] = {}
+    for sequence, _ in plan.chunks:
+        if not sequence.group or not plan.decode_only:
+            return [], 0
+        teams.setdefault(id(sequence.group), []).append(sequence)
+    found = list(teams.values())
+    workers = len(found[0])
+    whole = all(len(team) == workers == sum(not other.ended for other in team[0].group) for team in found)
+    return ([team[0] for team in found], workers) if whole else ([], 0)
+
+
+def _behind(prompt: Parts, attended: Several[Sequence]) -> tuple[tuple[Sequence, int], ...]:
+    """Calls that one with this prompt attends to, each with how many of its tokens it has in common with those before.
+
+    Tokens that several of them begin with lie in the cache once and are read once.
+    """
+    before, found = [prompt], []
+    for other in attended:
+        found.append((other, max(common_prefix_tok(other.parts, parts) for parts in before)))
+        before.append(other.parts)
+    return tuple(found)
 
 
 def _batch(plan: Plan, decode_context_tok: np.ndarray) -> Batch:

@@ -142,8 +142,11 @@ def _resource_rows(result: SimulationResult, figures: dict[str, float]) -> tuple
     memory = result.memory
     peak = figures["peak_memory_byte"]
     other = memory["activation_byte"] + memory["overhead_byte"]
-    kv = peak - memory["weights_byte"] - other
-    sizes = (("weights", memory["weights_byte"]), ("KV", kv), ("other", other))
+    roles = memory.get("roles_byte", 0.0)
+    kv = peak - memory["weights_byte"] - other - roles
+    sizes = [("weights", memory["weights_byte"]), ("KV", kv), ("other", other)]
+    if roles:
+        sizes.append(("models of roles", roles))
     parts = " + ".join(f"{name} {units.gigabytes(size)}" for name, size in sizes)
     energy = units.span(figures["energy_j_lo"], figures["energy_j_hi"], units.joules)
     whole = f"{units.gigabytes(peak)} of {units.gigabytes(memory['capacity_byte'])}"

@@ -34,6 +34,8 @@ class Node:
         released_by: Sequence[Node | tuple[Node, int]] | None = None,
     ) -> None:
         self.make, self.after, self.count = make, tuple(after), count
+        if count is not None and not 1 <= count <= len(self.after):
+            raise ValueError(f"a node waits for {count} of {len(self.after)}, expected at least 1 and at most all")
         self.stopped_by = tuple(stopped_by)
         self.released_by = None if released_by is None else tuple(released_by)
 
@@ -149,6 +151,8 @@ class _Flight:
 
     def _follow(self, node: Node, made: Made) -> None:
         """Hear of the end of what the node does, and of its marks."""
+        if made == []:
+            raise ValueError("a node of a graph made no calls, expected at least one that advances in lock-step")
         tasks = _tasks(made)
         left = _Countdown(len(tasks), lambda _: self._finish(node, tasks))
         for task in tasks:

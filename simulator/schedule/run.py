@@ -13,7 +13,7 @@ finished call that holds the answer, or the list of calls that answer together. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Sequence
 from itertools import count
 
 import numpy as np
@@ -36,6 +36,7 @@ class Run:
 
     `rng` draws all lengths, in the order of submission; every branch has a stream spawned from it. problem_tok: tokens
     of the problem, or of each problem. flop: FLOPs that the main model needs for (prompt, output, cached tokens).
+    roles: those that calls may name (None: any).
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Run:
         problem_tok: int | Sequence[int],
         problem_id: str = "problem",
         flop: Callable[[int, int, int], float] | None = None,
+        roles: Container[str] | None = None,
     ) -> None:
         several = [problem_tok] if isinstance(problem_tok, (int, np.integer)) else list(problem_tok)
         names = [problem_id] if len(several) == 1 else [f"{problem_id} {i + 1}" for i in range(len(several))]
@@ -55,7 +57,7 @@ class Run:
         self.fleet = fleet if isinstance(fleet, Fleet) else Fleet([fleet])
         self.env = self.fleet.env
         self.branch = self._root = Branch(self, rng)  # whose turn it is
-        self._flop = flop
+        self._flop, self._roles = flop, roles
         self.started_s, self.ended_s = self.env.now, None  # of a question among others, set by who works it off
         self._pending: dict[Task, None] = {}
         self._groups = count()
@@ -114,6 +116,7 @@ class Run:
         without prefill. keep: its KV stays held after its end, until `release` or the end of the run.
         """
         asked = Asked(prompt, label, parse_lengths(length), max_tok, role, tuple(attend), keep)
+        self._check_role(asked)
         return self._made(Call(asked))
 
     def samples(
@@ -129,6 +132,7 @@ class Run:
     ) -> list[Call]:
         """n calls of the same prompt: as n times `generate`, made and drawn together."""
         asked = Asked(prompt, label, parse_lengths(length), max_tok, role, (), keep)
+        self._check_role(asked)
         made = [Call(asked) for _ in range(n)]
         self._pending.update(dict.fromkeys(made))
         return made
@@ -143,7 +147,17 @@ class Run:
                 raise ValueError(f"call '{label}': {stage}, expected at least one pass over at least one position")
         if not stages:
             raise ValueError(f"call '{label}' has no passes")
-        return self._made(Call(Asked(prompt, label, Fixed(int(output_tok)), role=role, passes=stages)))
+        model = getattr(self.fleet.main[0].step_model, "model", None)
+        if model is not None and not model.diffusion and role not in self.fleet.roles:
+            raise UserError(f"call '{label}' is answered in full passes, but {model.name} is no diffusion model")
+        asked = Asked(prompt, label, Fixed(int(output_tok)), role=role, passes=stages)
+        self._check_role(asked)
+        return self._made(Call(asked))
+
+    def _check_role(self, asked: Asked) -> None:
+        if asked.role is not None and self._roles is not None and asked.role not in self._roles:
+            known = ", ".join(sorted(self._roles)) or "none"
+            raise ValueError(f"call '{asked.label}' has the role '{asked.role}'; the strategy's roles: {known}")
 
     def wait(self, seconds: Seconds | float | str, label: str) -> Wait:
         """An external wait (a tool, tests, a retriever) that occupies no GPU; drawn when submitted."""
@@ -243,7 +257,7 @@ class Run:
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """Submit what is pending of them, in their order, as depending on what the present branch has waited for."""
-        fresh = [task for task in tasks if task in self._pending]
+        fresh = [task for task in dict.fromkeys(tasks) if task in self._pending]
         if fresh:
             self._submit(fresh, tuple(self.branch.frontier))
 
@@ -266,6 +280,8 @@ class Run:
     def release_because(self, calls: Sequence[Call], causes: tuple[After, ...]) -> None:
         """Give back what calls kept; `causes`: what led to it."""
         for call in calls:
+            if call.call_id is None:
+                raise RuntimeError(f"{call} is released before it was submitted")
             if call.keep and call.released_by is None:
                 call.released_by = causes
                 call.server.release(call.sequence)
@@ -276,7 +292,14 @@ class Run:
             if call.keep and call.released_by is None:
                 call.server.release(call.sequence)
 
-    def _submit(self, tasks: Sequence[Task], after: tuple[After, ...], output_tok: int | None = None) -> None:
+    def _submit(
+        self,
+        tasks: Sequence[Task],
+        after: tuple[After, ...],
+        output_tok: int | None = None,
+        server: Server | None = None,
+    ) -> None:
+        """Submit pending tasks. output_tok, server: where they are not drawn and chosen here."""
         for task in tasks:
             self._pending.pop(task, None)
         parents = tuple([entry.call_id for entry in after if type(entry) is not tuple])
@@ -291,11 +314,17 @@ class Run:
             while end < len(tasks) and tasks[end].asked is asked:
                 end += 1
             alike = tasks[start:end] if end - start < len(tasks) else tasks
-            self._submit_calls(alike, asked, after, parents, output_tok)
+            self._submit_calls(alike, asked, after, parents, output_tok, server)
             start = end
 
     def _submit_calls(
-        self, calls: Sequence[Call], asked: Asked, after: tuple, parents: tuple, output_tok: int | None
+        self,
+        calls: Sequence[Call],
+        asked: Asked,
+        after: tuple,
+        parents: tuple,
+        output_tok: int | None,
+        server: Server | None,
     ) -> None:
         """Calls that are asked the same: their lengths are drawn together."""
         if output_tok is None and len(calls) == 1:
@@ -306,7 +335,7 @@ class Run:
         else:
             lengths = [output_tok if asked.max_tok is None else min(output_tok, asked.max_tok)] * len(calls)
         attended, numbers = self._attended(asked), self.fleet.numbers(len(calls))
-        only = attended[0].server if attended else self.fleet.one_engine(asked.role, asked.keep)
+        only = server or (attended[0].server if attended else self.fleet.one_engine(asked.role, asked.keep))
         if only is not None:
             self._hand_over(only, calls, asked, lengths, numbers, after, parents)
         else:  # each goes to the replica that has least to do then
@@ -341,13 +370,14 @@ class Run:
         """Lock-step workers: one length for all, one engine."""
         if not calls:
             return
-        tokens, number = calls[0].asked.length.draw(self.rng), next(self._groups)
+        first, number = calls[0].asked, next(self._groups)
+        tokens = first.length.draw(self.rng)
+        attended = self._attended(first)
+        server = attended[0].server if attended else self.fleet.route(first.role, first.prompt.parts, first.keep)
         for call in calls:
-            self._submit([call], after, tokens)
+            self._submit([call], after, tokens, server)
             call.group = number
-        if any(call.server is not calls[0].server for call in calls):
-            raise UserError("calls in lock-step went to several engines; they need one, as run.together says")
-        calls[0].server.together([call.sequence for call in calls])
+        server.together([call.sequence for call in calls])
 
     def _start_wait(self, wait: Wait, after: tuple[After, ...]) -> None:
         (wait.call_id,) = self.fleet.numbers(1)

@@ -19,9 +19,10 @@ from simulator.workload.lengths import Lengths
     source="arXiv:2510.08483",
     parameters={
         "traces": published("traces that are started", "512, as the consensus baseline"),
-        "trace_tok": published(
+        "trace_tok": assumed(
             "tokens of a trace that runs to its end",
-            "mean of 12,565: Qwen3-32B, consensus of 512 on AIME24 has 1.93e8 tokens for 30 problems; spread assumed",
+            "derived: mean of 12,565, as Qwen3-32B's consensus of 512 on AIME24 has 1.93e8 tokens for 30 problems; the "
+            "spread is assumed",
         ),
         "trace_max_tok": assumed("limit of a trace, where it is cut", "32,768 tokens, as Qwen3 is run"),
         "cut_tok": published("tokens of a trace that the judge reads", "the first 500 tokens"),

@@ -13,7 +13,7 @@ from simulator.strategies.diffusion import (
     gen_note,
     unmask,
 )
-from simulator.strategies.registry import published, strategy
+from simulator.strategies.registry import assumed, strategy
 from simulator.workload.lengths import Lengths
 
 
@@ -23,8 +23,8 @@ from simulator.workload.lengths import Lengths
     parameters={
         "gen_tok": gen_note,
         "block_tok": block_note,
-        "tokens_per_pass": published(
-            "tokens that a pass unmasks in the mean", "LLaDA-8B on GSM8K: 256 tokens in 30 passes", least=1
+        "tokens_per_pass": assumed(
+            "tokens that a pass unmasks in the mean", "derived: LLaDA-8B on GSM8K: 256 tokens in 30 passes", least=1
         ),
         "answer_tok": answer_note,
     },

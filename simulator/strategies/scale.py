@@ -17,7 +17,7 @@ TABLES = "Qwen3-32B on AIME24"
             "decompositions that are written, of which one is chosen", "the authors' code and Figure 1"
         ),
         "outline_tok": assumed("tokens of a decomposition", "seven steps of one or two lines each"),
-        "subproblems": published(
+        "subproblems": assumed(
             "sub-problems in the mean, the whole question last; whole numbers next to it occur",
             f"derived: 25,581 tokens over 3,550 per sub-problem, {TABLES}, Table 1",
             1,

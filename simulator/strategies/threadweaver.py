@@ -14,19 +14,19 @@ SELF_TRAINED = "Table 8, self-trained trajectories"
     title="adaptive parallel threads (ThreadWeaver)",
     source="arXiv:2512.07843",
     parameters={
-        "sequential_tok": published(
+        "sequential_tok": assumed(
             "tokens that an answer without parallel blocks has",
-            "mean of 7.2k on MATH500 with Qwen3-8B, Table 1; the spread is assumed",
+            "derived: mean of 7.2k on MATH500 with Qwen3-8B, Table 1; the spread is assumed",
         ),
         "block_users": published("share of answers that use parallel blocks at all", "85.2 % on AIME24, Table 2"),
-        "growth": published(
+        "growth": assumed(
             "tokens of an answer with blocks over those of one without: outlines, and threads that repeat each other",
-            f"11,176 over 10,377 tokens, {SELF_TRAINED} against sequential ones",
+            f"derived: 11,176 over 10,377 tokens, {SELF_TRAINED} against sequential ones",
         ),
         "blocks": published("parallel blocks per answer that uses them", f"4.00 in the mean, {SELF_TRAINED}"),
         "block_share": published("share of such an answer's tokens inside blocks", f"0.68, {SELF_TRAINED}"),
         "threads": published("threads per block, in the mean", f"2.46, {SELF_TRAINED}", 1),
-        "thread_spread": published(
+        "thread_spread": assumed(
             "standard deviation of the logarithm of the thread lengths inside a block",
             f"derived: 11,176 tokens with 9,153 on the critical path ({SELF_TRAINED}) mean that the longest of 2.46 "
             "threads has 73 % of its block, as lognormal lengths of this spread have",

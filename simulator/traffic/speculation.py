@@ -73,7 +73,12 @@ class SpeculativeCosts:
         self.idle_power_w = target.idle_power_w
 
     def stretch(
-        self, sequences: int, keys: Sequence[int], slopes: Sequence[int], steps: int, until_s: float = math.inf,
+        self,
+        sequences: int,
+        keys: Sequence[int],
+        slopes: Sequence[int],
+        steps: int,
+        until_s: float = math.inf,
         extra: int = 0,
     ) -> tuple[int, float, float, float]:
         """(1, seconds, joules, seconds) of one verification and the drafts before it."""
