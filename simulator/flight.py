@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,8 @@ from simulator.questions import Questions
 from simulator.result import EngineUse, Flight, QuestionRecord, WaitRecord
 from simulator.schedule.run import Run
 from simulator.strategies.registry import Strategy, get_strategy
+
+NOTHING_LEFT = "No scheduled events left"  # SimPy's words for a simulation in which nothing can happen any more
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,8 @@ def _fly_once(
     try:
         with collector_paused():
             env.run(until=ended)
-    except RuntimeError:
-        if env.peek() == math.inf:  # nothing happens any more, but not everybody has got what it waits for
+    except RuntimeError as error:
+        if str(error).startswith(NOTHING_LEFT):  # but not everybody has got what it waits for
             fleet.check_stuck()
         raise
     for gpu in fleet.gpus:

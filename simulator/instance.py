@@ -129,8 +129,8 @@ def _check_kind(model: Model, diffusion: bool) -> None:
     """UserError when a model writes in another way than what flies."""
     if model.diffusion and not diffusion:
         raise UserError(
-            f"{model.name} writes by diffusion, in repeated passes over whole sequences; what is simulated here are "
-            "models that write token by token (strategies for diffusion models: llada, dparallel, fast_dllm)"
+            f"{model.name} writes by diffusion, in repeated passes over whole texts; expected a strategy made for that "
+            "(simulate --list strategies says which need a diffusion model), or a model that writes token by token"
         )
     if diffusion and not model.diffusion:
         raise UserError(

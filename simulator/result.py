@@ -170,6 +170,12 @@ class SimulationResult:
     settings: dict[str, Any] = field(default_factory=dict)  # engine settings in force
     parallel: dict[str, int] = field(default_factory=dict)  # tp, pp, ep, dp
     idealized: dict[str, float] = field(default_factory=dict)  # idealized runtime, where it was asked for
+    other_gpus: tuple[str, ...] = ()  # those on which roles are played
+
+    def hardware(self) -> str:
+        """The GPUs in words: with the power mode of the main one."""
+        mode = f" ({self.power_mode})" if self.power_mode else ""
+        return " + ".join((f"{self.gpu_name}{mode}", *self.other_gpus))
 
     def values(self, name: str) -> np.ndarray:
         """Attribute `name` of every flight as a float array of shape (repetitions,)."""

@@ -20,6 +20,7 @@ from simulator.result import Flight, SimulationResult
 from simulator.schedule.files.schedule import load_schedule
 from simulator.schedule.run import Run
 from simulator.strategies import Parameter, Strategy, get_strategy
+from simulator.strategies.from_file import mistakes_told
 from simulator.strategies.registry import COMMON
 from simulator.workload.lengths import read_lengths
 
@@ -57,8 +58,6 @@ class Scenario(InstanceChoice):
             raise UserError("expected a strategy or a schedule, and not both")
         if not 1 <= self.replicas <= MAX_REPLICAS:
             raise UserError(f"replicas must be a whole number from 1 to {MAX_REPLICAS}, got {self.replicas}")
-        if self.concurrency is not None and self.questions is None and self.question_lengths is None:
-            raise UserError("concurrency says how many questions are worked on at a time; it needs questions")
         if self.seed < 0:
             raise UserError(f"seed must be a whole number >= 0, got {self.seed}")
         check_prices(usd_per_hour=self.usd_per_hour, usd_per_kwh=self.usd_per_kwh)
@@ -77,7 +76,14 @@ class Setup(Instance):
 def simulate_scenario(scenario: Scenario, progress: Callable[[int, int], None] | None = None) -> SimulationResult:
     """Answer `scenario`; `progress(done, total)` is called after every repetition. UserError on any bad input."""
     setup = prepare(scenario)
-    flights = fly(
+    with mistakes_told(scenario.strategy):
+        flights = _fly(setup, progress)
+    return _result(setup, flights)
+
+
+def _fly(setup: Setup, progress: Callable[[int, int], None] | None) -> tuple[Flight, ...]:
+    scenario = setup.scenario
+    return fly(
         setup.step_model,
         setup.memory,
         setup.settings,
@@ -92,7 +98,6 @@ def simulate_scenario(scenario: Scenario, progress: Callable[[int, int], None] |
         questions=setup.questions,
         on_first=None if scenario.save_schedule is None else lambda run: _save(setup, run),
     )
-    return _result(setup, flights)
 
 
 def _save(setup: Setup, run: Run) -> None:
@@ -150,6 +155,8 @@ def _questions(scenario: Scenario, strategy: Strategy) -> Questions | None:
     """The questions that are asked for; those of a strategy that needs a set, if nobody asks for any."""
     tokens = None
     if scenario.question_lengths is not None:
+        if "problem_tok" in scenario.strategy_parameters:
+            raise UserError("question_lengths and problem_tok both say how long the questions are: give one of them")
         tokens = read_lengths(scenario.question_lengths).tokens
         if scenario.questions is not None and scenario.questions > len(tokens):
             raise UserError(
@@ -159,10 +166,16 @@ def _questions(scenario: Scenario, strategy: Strategy) -> Questions | None:
         tokens = tokens[: scenario.questions]
     asked = strategy.questions if scenario.questions is None else scenario.questions
     number = asked if tokens is None else len(tokens)
-    if number is None:
-        return None
     if scenario.concurrency is not None and strategy.questions is not None:
         raise UserError(f"strategy '{strategy.name}' works on all questions at once; expected no concurrency")
+    if scenario.concurrency is not None and number is None:
+        raise UserError("concurrency says how many questions are worked on at a time; it needs questions")
+    if number is None:
+        return None
+    if scenario.save_schedule is not None and number > 1 and strategy.questions is None:
+        raise UserError(
+            f"save_schedule writes what one question does; found {number} questions, expected a flight without them"
+        )
     return Questions(number, scenario.concurrency, tokens)
 
 
@@ -188,9 +201,8 @@ def _result(setup: Setup, flights: tuple[Flight, ...]) -> SimulationResult:
     others = [setup.cast.instances[role] for role, own in setup.cast.own_gpu.items() if own]
     return SimulationResult(
         gpu=device.id,
-        gpu_name=" + ".join(
-            [f"{devices} x {device.name}" if devices > 1 else device.name, *(other.device.name for other in others)]
-        ),
+        gpu_name=f"{devices} x {device.name}" if devices > 1 else device.name,
+        other_gpus=tuple(other.device.name for other in others),
         power_mode=device.power_mode,
         model=setup.model.name,
         parameters=setup.model.parameters(),
@@ -277,7 +289,7 @@ def extrapolations(setup: Setup, flights: tuple[Flight, ...]) -> tuple[str, ...]
         )
     )
     if setup.calibration.fitted_on is not None and any(flight.joins_kv for flight in flights):
-        known += ("calls that attend to the KV of others; fitted on runs without",)
+        known += ("calls that attend to other calls' KV; fitted on runs without such calls",)
     return known
 
 

@@ -101,7 +101,7 @@ def test_set_and_the_option_of_a_parameter_are_the_same(flown):
         (("--set", "width=2", "--width", "2"), "--set width=2: parameter 'width' is given twice"),
         (("--set", "width=2", "--set", "width=3"), "--set width=3: parameter 'width' is given twice"),
         (("--set", "kappa_tok=2", "--set", "kappa-tok=3"), "parameter 'kappa_tok' is given twice"),
-        (("--set", "widht=2"), "unknown parameter of strategy 'pdr' 'widht'; nearest: width; it takes problem_tok"),
+        (("--set", "widht=2"), "unknown parameter 'widht' of strategy 'pdr'; nearest: width; it takes problem_tok"),
         (("--set", "width="), "strategy 'pdr', parameter 'width': found '', expected a whole number >= 1"),
         (("--set", "width=a=b"), "found 'a=b'"),
         (("--width", "none"), "strategy 'pdr', parameter 'width': found 'none', expected a whole number >= 1"),
@@ -248,14 +248,32 @@ def test_a_file_that_is_not_there(refused, folder):
     assert refused(*H100, "--strategy", "none.py") == expected
 
 
-def test_errors_of_the_users_generator_keep_their_traceback(folder):
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("raise ZeroDivisionError(call.label)", "strategy file 'boom.py', line 3: ZeroDivisionError: a"),
+        ("yield 1", "strategy file 'boom.py', line 3: TypeError: the strategy yielded int"),
+        ("yield run.any([call], 2)", "strategy file 'boom.py', line 3: ValueError: run.any waits for 2 of 1"),
+        ("import sys; sys.exit(5)", "strategy file 'boom.py', line 3: SystemExit: 5"),
+        ("return run.generate(run.problem, 'b', 5)", "strategy file 'boom.py': TypeError: the strategy returned"),
+    ],
+)
+def test_mistakes_in_the_users_generator_are_told_with_their_line(refused, folder, line, expected):
     (folder / "boom.py").write_text(
-        "def boom(run):\n    call = yield run.generate(run.problem, 'a', 5)\n    raise ZeroDivisionError(call.label)\n"
+        f"def boom(run):\n    call = yield run.generate(run.problem, 'a', 5)\n    {line}\n"
     )
-    with pytest.raises(ZeroDivisionError) as caught:
-        simulate.main([*H100, "--strategy", "boom.py"], prog_name="simulate")
-    last = caught.traceback[-1]
-    assert (Path(last.path).name, last.lineno + 1) == ("boom.py", 3)
+    assert refused(*H100, "--strategy", "boom.py").startswith(expected)
+
+
+def test_our_own_errors_keep_their_traceback(folder, monkeypatch):
+    (folder / "fine.py").write_text("def fine(run):\n    return (yield run.generate(run.problem, 'a', 5))\n")
+
+    def broken(*_):
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr("simulator.engine.scheduler.Scheduler.plan", broken)
+    with pytest.raises(RuntimeError, match="ours"):
+        simulate.main([*H100, "--strategy", "fine.py"], prog_name="simulate")
 
 
 # -- schedules -------------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def test_a_role_on_a_gpu_of_its_own_leaves_the_main_engine_alone_and_costs_its_r
     rent = prepare(scenario(gpu="l4", model="qwen3-4b")).device.price.usd_per_hour
     assert two.price["usd_per_hour"] == pytest.approx(one.price["usd_per_hour"] + rent)
     assert two.power["limit_w"] == one.power["limit_w"] + 72.0
-    assert two.gpu_name == f"{one.gpu_name} + NVIDIA L4"
+    assert two.hardware() == f"{one.gpu_name} + NVIDIA L4"
     text = render_plain(build_report(two))
     assert "on reward" in text and "Engines (medians)" in text
     assert json.loads(result_json(two))["flights"][0]["engines"][1]["engine"] == "reward"

@@ -398,7 +398,7 @@ def test_files_that_are_no_text(write, text):
         ("./mine", "strategy './mine' is not a Python file"),
         ("mine.py:", "'' is not the name of a function"),
         ("mine.py:two rounds", "'two rounds' is not the name of a function"),
-        ("mine.py:two_round", "unknown function of 'mine.py' 'two_round'; nearest: two_rounds"),
+        ("mine.py:two_round", "unknown function 'two_round' of 'mine.py'; nearest: two_rounds"),
         ("mine.py:Thing", "'Thing' is not a generator function"),
         ("mine.py:_budget", "'_budget' is not a generator function"),
         ("mine.py:dataclass", "'dataclass' is not a generator function"),

@@ -234,7 +234,7 @@ def test_parameters_are_converted_from_text():
 @pytest.mark.parametrize(
     ("given_parameters", "expected"),
     [
-        ({"widht": 4}, "unknown parameter of strategy 'pdr' 'widht'; nearest: width; it takes problem_tok, rounds"),
+        ({"widht": 4}, "unknown parameter 'widht' of strategy 'pdr'; nearest: width; it takes problem_tok, rounds"),
         ({"width": 0}, "parameter 'width': found '0', expected a whole number >= 1"),
         ({"width": "2.5"}, "found '2.5'"),
         ({"width": 2.5}, "found '2.5'"),

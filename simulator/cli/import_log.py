@@ -18,7 +18,7 @@ EXAMPLES = """
 Examples:
   What is in a log, and what would be assumed about it; nothing is written:
     simulate import agent.jsonl
-  A schedule of it, without the hours in which nobody typed; then what it would cost on another GPU:
+  A schedule of it, with pauses over 5 s cut to 5 s; then what it would cost on another GPU:
     simulate import agent.jsonl -o agent.json --max-gap 5
     simulate --gpu orin --schedule agent.json
 

@@ -22,9 +22,14 @@ def given_options(ctx: click.Context) -> list[str]:
     return [name for name, source in sources.items() if source == ParameterSource.COMMANDLINE]
 
 
+def _on_terminal() -> bool:
+    """Whether somebody reads along; Python has no stdout where it was closed."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 def show_report(report: Report) -> None:
     """Print a report: in colour on a terminal, as plain text elsewhere."""
-    if sys.stdout.isatty():
+    if _on_terminal():
         from simulator.report.terminal import print_report
 
         print_report(report)
@@ -45,7 +50,7 @@ def show_list(what: str, as_json: bool, given: list[str]) -> None:
     listing = _listing(what)
     if as_json:
         print(rows_json(listing.objects))
-    elif sys.stdout.isatty():
+    elif _on_terminal():
         from simulator.report.terminal import print_listing
 
         print_listing(listing)

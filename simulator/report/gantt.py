@@ -23,6 +23,7 @@ DOTS_PER_INCH = 100
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 WAIT_COLOUR = "#BBBBBB"
 FEWEST_ROWS = 5  # fewer calls than this leave the rest of the picture empty rather than grow fat
+MOST_FRAMED_ROWS = 200  # more calls than this, and the critical path is not outlined
 MOST_NAMED_ROWS = 40  # more calls than this, and only the groups of equal label are named
 
 
@@ -73,10 +74,9 @@ def draw_gantt(result: SimulationResult, figure: Any) -> None:
     _draw_power(lower, result, flight, scale)
     lower.set_xlabel(f"time since the start of the flight [{unit}]")
     upper.set_xlim(0.0, flight.wall_s * scale * 1.01 if flight.wall_s > 0 else 1.0)
-    _legend(upper, colours)
-    mode = f" ({result.power_mode})" if result.power_mode else ""
+    _legend(upper, colours, rows, len(rows) <= MOST_FRAMED_ROWS)
     weights = result.precision["weights"]
-    title = f"{result.strategy} with {result.model} ({weights} weights) on {result.gpu_name}{mode}"
+    title = f"{result.strategy} with {result.model} ({weights} weights) on {result.hardware()}"
     figure.suptitle(title, fontsize=13)
     figure.supxlabel(_caption(result, flight), fontsize=9, color="#444444")
 
@@ -114,35 +114,56 @@ def _draw_calls(
     axes.hlines(y, times[:, 0], times[:, 1], colors=WAIT_COLOUR, linewidth=min(3.0, 120 / max(count, 1)))
     full = [colours[call.label] for call in rows]
     dark = [tuple(0.55 * channel for channel in to_rgb(colour)) for colour in full]
-    axes.barh(
-        y,
-        times[:, 2] - times[:, 1],
-        left=times[:, 1],
-        height=height,
-        color=dark,
-        hatch="///" if count <= MOST_NAMED_ROWS else None,
-        edgecolor="white",
-        linewidth=0,
-    )
-    axes.barh(y, times[:, 3] - times[:, 2], left=times[:, 2], height=height, color=full, linewidth=0)
-    held = np.array([call.call_id in critical for call in rows], dtype=bool)
-    frame = max(height, 0.012 * count)  # among hundreds of rows a frame of one row would be a black line
-    axes.barh(
-        y[held],
-        (times[:, 3] - times[:, 0])[held],
-        left=times[held, 0],
-        height=frame,
-        facecolor="none",
-        edgecolor="black",
-        linewidth=outline,
-        zorder=3,
-    )
+    hatch = "///" if count <= MOST_NAMED_ROWS else None
+    _draw_bars(axes, y, times[:, 1], times[:, 2], height, dark, hatch)
+    _draw_bars(axes, y, times[:, 2], times[:, 3], height, full)
+    if count <= MOST_FRAMED_ROWS:  # among thousands of rows frames would hide the bars
+        held = np.array([call.call_id in critical for call in rows], dtype=bool)
+        axes.barh(
+            y[held],
+            (times[:, 3] - times[:, 0])[held],
+            left=times[held, 0],
+            height=max(height, 0.012 * count),  # a frame of one thin row would be a black line
+            facecolor="none",
+            edgecolor="black",
+            linewidth=outline,
+            zorder=3,
+        )
+    if count <= MOST_NAMED_ROWS:
+        cut = np.array([call.stopped for call in rows], dtype=bool)
+        axes.scatter(times[cut, 3], y[cut], marker="x", s=28, color="black", linewidth=1.2, zorder=4)
     margin = 0.5 + 0.02 * count + max(0.0, (FEWEST_ROWS - count) / 2)
     axes.set_ylim(count - 1 + margin, -margin)
     axes.set_ylabel("calls and their output, in order of submission")
     _name_rows(axes, rows)
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def _draw_bars(
+    axes: Any, y: np.ndarray, start: np.ndarray, end: np.ndarray, height: float, colours: list, hatch: str | None = None
+) -> None:
+    """Bars from start to end; thousands of them as one object, which is drawn many times faster."""
+    if len(y) <= MOST_FRAMED_ROWS:
+        kept = end > start
+        axes.barh(
+            y[kept],
+            (end - start)[kept],
+            left=start[kept],
+            height=height,
+            color=[colour for colour, keep in zip(colours, kept) if keep],
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0,
+        )
+        return
+    from matplotlib.collections import PolyCollection
+
+    low, high = y - height / 2, y + height / 2
+    corners = np.stack(
+        [np.stack([start, low], 1), np.stack([end, low], 1), np.stack([end, high], 1), np.stack([start, high], 1)], 1
+    )
+    axes.add_collection(PolyCollection(corners, facecolors=colours, edgecolors=colours, linewidths=0.3))
 
 
 def _name_rows(axes: Any, rows: list[CallRecord]) -> None:
@@ -157,8 +178,16 @@ def _name_rows(axes: Any, rows: list[CallRecord]) -> None:
             runs[-1] = (runs[-1][0], runs[-1][1] + 1)
         else:
             runs.append((i, 1))
-    wide = [run for run in runs if run[1] >= 0.03 * len(rows)]  # thinner runs have no room for a name
-    axes.set_yticks([first + (n - 1) / 2 for first, n in wide], [f"{rows[i].label} x{n}" for i, n in wide], fontsize=9)
+    named: list[tuple[int, int]] = []  # those that took longest first, while there is room beside them
+    spent = [sum(call.finished_s - call.submitted_s for call in rows[first : first + n]) for first, n in runs]
+    for _, (first, n) in sorted(zip(spent, runs), key=lambda entry: -entry[0]):
+        middle = first + (n - 1) / 2
+        if all(abs(middle - (other + (m - 1) / 2)) >= 0.03 * len(rows) for other, m in named):
+            named.append((first, n))
+    named.sort()
+    axes.set_yticks(
+        [first + (n - 1) / 2 for first, n in named], [f"{rows[i].label} x{n}" for i, n in named], fontsize=9
+    )
 
 
 def _draw_power(axes: Any, result: SimulationResult, flight: Flight, scale: float) -> None:
@@ -184,22 +213,30 @@ def _draw_power(axes: Any, result: SimulationResult, flight: Flight, scale: floa
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
 
 
-def _legend(axes: Any, colours: dict[str, str]) -> None:
+def _legend(axes: Any, colours: dict[str, str], rows: list[CallRecord], framed: bool) -> None:
+    """Colours by label, and signs for what the picture really shows."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     handles: list[Any] = [Patch(color=colour, label=label) for label, colour in colours.items()]
-    handles += [
-        Patch(facecolor="#555555", edgecolor="white", hatch="///", label="prefill (to first token)"),
-        Line2D([], [], color=WAIT_COLOUR, linewidth=3, label="waiting"),
-        Patch(facecolor="none", edgecolor="black", linewidth=1.8, label="critical path (in time)"),
-    ]
+    if any(call.first_token_s > call.scheduled_s for call in rows):
+        handles.append(Patch(facecolor="#555555", edgecolor="white", hatch="///", label="prefill (to first token)"))
+    if any(call.scheduled_s > call.submitted_s for call in rows):
+        handles.append(Line2D([], [], color=WAIT_COLOUR, linewidth=3, label="waiting"))
+    if framed:
+        handles.append(Patch(facecolor="none", edgecolor="black", linewidth=1.8, label="critical path (in time)"))
+    if len(rows) <= MOST_NAMED_ROWS and any(call.stopped for call in rows):
+        handles.append(Line2D([], [], color="black", marker="x", linestyle="", label="stopped"))
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
 
 
 def _caption(result: SimulationResult, flight: Flight) -> str:
     low, high = result.interval(flight.wall_s)
-    calls = f"{len(flight.calls)} call{'s' if len(flight.calls) != 1 else ''}"
+    calls = f"{len(flight.calls):,} call{'s' if len(flight.calls) != 1 else ''}"
+    if flight.waits:
+        calls += f" and {len(flight.waits):,} external wait{'s' if len(flight.waits) != 1 else ''}"
+    if result.other_gpus or " x " in result.gpu_name:
+        calls += "; power of all GPUs"
     lines = [
         f"First repetition with seed {result.seed}: {units.seconds(flight.wall_s)}, 90 % interval "
         f"{units.span(low, high, units.seconds)}; {units.joules(flight.energy_j)}; {calls}. "

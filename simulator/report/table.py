@@ -62,17 +62,16 @@ def build_report(result: SimulationResult) -> Report:
         ),
         shares=tuple(shares),
         calls=_call_rows(result),
-        calls_note=f"medians over the calls of {flown}",
+        calls_note=f"medians over the calls of {flown}; numbers of calls are means",
         assumptions=result.assumptions,
         calibration=calibration_rows(result),
     )
 
 
 def _headline(result: SimulationResult, figures: dict[str, float]) -> str:
-    mode = f" ({result.power_mode})" if result.power_mode else ""
     low_high = units.span(figures["wall_s_lo"], figures["wall_s_hi"], units.seconds)
     return (
-        f"{result.strategy} with {result.model} ({result.precision['weights']} weights) on {result.gpu_name}{mode} "
+        f"{result.strategy} with {result.model} ({result.precision['weights']} weights) on {result.hardware()} "
         f"takes {units.seconds(figures['wall_s_p50'])} (90 % interval {low_high}) "
         f"and {units.joules(figures['energy_j_p50'])}."
     )
@@ -143,7 +142,8 @@ def _resource_rows(result: SimulationResult, figures: dict[str, float]) -> tuple
     peak = figures["peak_memory_byte"]
     other = memory["activation_byte"] + memory["overhead_byte"]
     roles = memory.get("roles_byte", 0.0)
-    kv = peak - memory["weights_byte"] - other - roles
+    kv = max(0.0, peak - memory["weights_byte"] - other - roles)
+    kv = 0.0 if kv < 1.0 else kv  # less than a byte is rounding
     sizes = [("weights", memory["weights_byte"]), ("KV", kv), ("other", other)]
     if roles:
         sizes.append(("models of roles", roles))

@@ -68,8 +68,8 @@ def search(
     """Rounds of: write steps, roll out (lookahead), score, keep. Returns the score call of the best beam."""
     if samples % width:
         raise UserError(
-            f"search with a process reward model, parameter 'width': found {width}, expected a divisor of samples = "
-            f"{samples}, because samples / width beams are kept"
+            f"strategies 'beam_search' and 'lookahead', parameter 'width': found {width}, expected a divisor of "
+            f"samples = {samples}, because samples / width beams are kept"
         )
     places = samples // width
     answers, beams, children = [], [Beam(run.empty(), 0.0, False)], samples  # the first round grows nothing yet

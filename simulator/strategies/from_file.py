@@ -27,6 +27,7 @@ from simulator.workload.seconds import Seconds
 SUFFIX = ".py"
 EXPECTED = "expected a Python file as FILE.py or FILE.py:FUNCTION"
 SHAPE = "def mine(run, samples=8)"
+CONCLUDING = "_conclude"  # where a run checks what a strategy returned
 LONGEST_CAUSE = 500  # characters of somebody else's error message
 
 
@@ -84,6 +85,27 @@ def _load(path: Path, shown: str, *_: int) -> ModuleType:
 
 
 @contextmanager
+def mistakes_told(name: str | None) -> Generator[None, None, None]:
+    """While the strategy called `name` flies: what goes wrong in a user's file is told with its line, as one sentence.
+
+    Errors of our own keep their traceback: they have no line in that file.
+    """
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        if name is None or not is_file_name(name):
+            raise
+        path, _ = _split(name.strip())
+        line = _line(error, str(path.resolve()))
+        at_its_end = traceback.extract_tb(error.__traceback__)[-1].name == CONCLUDING
+        if not line and not at_its_end:
+            raise
+        raise UserError(f"strategy file '{path}'{line}: {_cause(error)}") from error
+
+
+@contextmanager
 def _neighbours(folder: str) -> Generator[None, None, None]:
     """Let a file import those beside it, after everything that is installed."""
     sys.path.append(folder)
@@ -132,7 +154,7 @@ def _named(module: ModuleType, path: Path, name: str) -> Strategy:
     """The function that was asked for, decorated or not."""
     if name not in vars(module):
         known = dict.fromkeys([*(s.name for s in strategies_of(module)), *(f.__name__ for f in _generators(module))])
-        raise unknown_name(f"function of '{path}'", name, known, f"it has {', '.join(known) or 'no strategy'}")
+        raise unknown_name("function", name, known, f"it has {', '.join(known) or 'no strategy'}", f"'{path}'")
     function = vars(module)[name]
     found = getattr(function, "strategy", None) if inspect.isfunction(function) else None
     return found if isinstance(found, Strategy) else _plain_strategy(function, name, path)

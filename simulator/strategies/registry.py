@@ -206,7 +206,7 @@ class Strategy:
         for raw, value in (given or {}).items():
             name = raw.replace("-", "_")
             if name not in names:
-                raise unknown_name(f"parameter of {where}", raw, names, f"it takes {', '.join(names)}")
+                raise unknown_name("parameter", raw, names, f"it takes {', '.join(names)}", where)
             if name in found:
                 raise UserError(f"{where}: parameter '{name}' is given twice")
             found[name] = value
