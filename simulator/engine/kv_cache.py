@@ -65,16 +65,17 @@ class KvCache:
 
     def grow(self, holding: Holding, tokens: int) -> bool:
         """Make room for `tokens` tokens in all. False, and nothing changed, if too few blocks are available."""
-        needed = self.blocks_for(tokens) - holding.blocks
+        needed = -(-tokens // self.block_size) - holding.node.end - holding.private
+        if needed <= 0:
+            return True
         if needed > self.available:
             return False
-        if needed > 0:
-            if needed > self.free:
-                missing = needed - self.free
-                self.tree.evict(missing)
-                self.free += missing
-            self.free -= needed
-            holding.private += needed
+        if needed > self.free:
+            missing = needed - self.free
+            self.tree.evict(missing)
+            self.free += missing
+        self.free -= needed
+        holding.private += needed
         self.peak_held = max(self.peak_held, self.held)
         return True
 
