@@ -108,14 +108,18 @@ def _convert(path: Path, kind):
 
 
 def kernels_for(device: Device) -> Kernels:
-    """The ceilings of a device: its own, else of its compute capability, its architecture, or of any GPU."""
-    folder = profiles_directory() / "kernels"
+    """The ceilings of a device: its own, else of its compute capability, its architecture, or of any GPU.
+
+    `kernels/` is fitted on operator tables of GPUs; `hosts/` says what is thought of processors.
+    """
     module = ["jetson"] if device.memory.unified and device.form_factor == "module" else []
     exact = f"{device.architecture}-{device.compute_capability}"
     for name in (device.id, *module, exact, device.architecture, "any"):
-        if (folder / f"{name}.toml").exists():
-            return read_kernels(folder / f"{name}.toml")
-    raise FileNotFoundError(folder / "any.toml")
+        for folder in ("kernels", "hosts"):
+            path = profiles_directory() / folder / f"{name}.toml"
+            if path.exists():
+                return read_kernels(path)
+    raise FileNotFoundError(path)
 
 
 def engine_families() -> list[EngineFamily]:

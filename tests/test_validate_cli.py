@@ -17,7 +17,7 @@ MODULE = """
 from validate.published.comparison import Comparison
 
 TITLE = "The {name} paper"
-ABOUT = "Counts to {simulated}. It is made up."
+ABOUT = 'Counts to {simulated}. It is made up.'
 
 
 def compare():
@@ -103,10 +103,17 @@ def test_met_figures_end_with_code_0_and_missed_ones_with_1(papers):
     papers(alpha=105.0)
     found = run("strategies")
     assert found.exit_code == 0, found.output
-    assert "1 figures asserted: 1 met, 0 missed; median error 5.0 %; 1 reported, 0 not reproduced" in found.stdout
+    assert "prediction: 1 figure with a target: 1 met, 0 missed (explained); bias +5.0 %" in found.stdout
+    assert found.stdout.endswith("1 reported without a verdict\n")
     papers(beta=120.0)
     found = run("strategies")
-    assert found.exit_code == 1 and "1 missed" in found.stdout
+    assert found.exit_code == 1 and "1 met, 0 missed (explained), 1 missed; bias +12.5 %" in found.stdout
+
+
+def test_explained_misses_end_with_code_0(papers):
+    papers(gamma='120.0, known_miss="made up"')
+    found = run("strategies")
+    assert found.exit_code == 0 and "0 met, 1 missed (explained); bias +20.0 %" in found.stdout
 
 
 def test_tables_show_value_error_tolerance_and_verdict(papers):
@@ -131,7 +138,7 @@ def test_names_are_papers_or_strategies(papers):
 def test_a_strategy_without_figures_says_so(papers):
     papers(alpha=105.0)
     found = run("strategies", "self_consistency")
-    assert found.exit_code == 0 and "0 figures asserted" in found.stdout
+    assert found.exit_code == 0 and "no figure with a target" in found.stdout
 
 
 def test_json_is_one_object(papers):
@@ -139,7 +146,8 @@ def test_json_is_one_object(papers):
     result = run("strategies", "--json")
     found = json.loads(result.stdout)
     assert result.exit_code == 1
-    assert found["summary"] | {"asserted": 1, "met": 0, "missed": 1, "reported": 1} == found["summary"]
+    expected = {"judged": 1, "met": 0, "missed": 1, "missed_explained": 0, "reported": 1}
+    assert found["summary"] | expected == found["summary"]
     first = found["papers"][0]["comparisons"][0]
     assert first["verdict"] == "missed" and first["error"] == pytest.approx(0.2)
     assert set(first) >= {"strategy", "quantity", "unit", "published", "simulated", "tolerance", "setup", "assumed"}

@@ -19,7 +19,7 @@ TRIES = 100  # draws of a length beyond the kept prefix before the old length is
     parameters={
         "steps": published("steps of a chain, each of them one rewrite and one score", SETUP),
         "chains": published("chains side by side on one question", SETUP),
-        "beta": published("temperature of the reward: small values hold on to good answers", SETUP, least=1e-6),
+        "beta": published("temperature of the reward: small values keep good answers", SETUP, least=1e-6, most=1e6),
         "answer_tok": assumed("tokens of an answer", "a worked solution of grade-school or competition mathematics"),
         "max_tok": published("where an answer is cut", SETUP),
         "score_tok": assumed("tokens that the reward model writes: one forward pass over the text", "a scalar head"),

@@ -21,6 +21,7 @@ TABLES = "Qwen3-32B on AIME24"
             "sub-problems in the mean, the whole question last; whole numbers next to it occur",
             f"derived: 25,581 tokens over 3,550 per sub-problem, {TABLES}, Table 1",
             1,
+            256,
         ),
         "hard_share": published(
             "share of sub-problems with a difficulty above the threshold tau, which are thought about",

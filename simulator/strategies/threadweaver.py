@@ -22,10 +22,11 @@ SELF_TRAINED = "Table 8, self-trained trajectories"
         "growth": assumed(
             "tokens of an answer with blocks over those of one without: outlines, and threads that repeat each other",
             f"derived: 11,176 over 10,377 tokens, {SELF_TRAINED} against sequential ones",
+            most=10.0,
         ),
         "blocks": published("parallel blocks per answer that uses them", f"4.00 in the mean, {SELF_TRAINED}"),
         "block_share": published("share of such an answer's tokens inside blocks", f"0.68, {SELF_TRAINED}"),
-        "threads": published("threads per block, in the mean", f"2.46, {SELF_TRAINED}", 1),
+        "threads": published("threads per block, in the mean", f"2.46, {SELF_TRAINED}", 1, 64),
         "thread_spread": assumed(
             "standard deviation of the logarithm of the thread lengths inside a block",
             f"derived: 11,176 tokens with 9,153 on the critical path ({SELF_TRAINED}) mean that the longest of 2.46 "

@@ -18,7 +18,7 @@ LOWEST, HIGHEST = 1, 10  # ratings that a judge may give
     parameters={
         "samples": published("solutions N", "section 4.1, where N is 8 or 16", least=2),
         "budget_multiplier": published(
-            "judge calls per solution: the budget B is this times N", "section 4.1, where it is 1, 2 or 3"
+            "judge calls per solution: the budget B is this times N", "section 4.1, where it is 1, 2 or 3", most=64
         ),
         "min_degree": published("opponents that every solution meets in the first phase", "appendix C"),
         "window": published("ranks down to which a Swiss round looks for an opponent", "appendix C"),
@@ -31,6 +31,7 @@ LOWEST, HIGHEST = 1, 10  # ratings that a judge may give
         "judge_noise": assumed(
             "spread of one rating around the quality of a solution; qualities have spread 1",
             "then a judge is right about four of five random pairs; unpublished",
+            most=100,
         ),
         "instruction_tok": assumed(
             "tokens of a judge's instructions", "the published templates have about 200 words around the problem"

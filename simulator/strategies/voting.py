@@ -23,6 +23,7 @@ answer_notes = {
         "parameter of the symmetric Dirichlet distribution from which a question's answer shares are drawn",
         "at 1 every split of the shares is equally likely; below, samples agree more often, above, less",
         least=0.01,
+        most=1000,
     ),
 }
 

@@ -7,14 +7,26 @@ from collections.abc import Callable, Iterable, Sequence
 
 from validate.commands.markdown import bullets, folded, paragraphs, prose, table
 from validate.published import Paper
-from validate.published.comparison import Comparison
-from validate.published.report import NONE, SIGNS, counts, error, errors, figure, percent, published, tolerance
+from validate.published.comparison import MISSED, Comparison
+from validate.published.report import (
+    NONE,
+    SIGNS,
+    counts,
+    error,
+    errors,
+    figure,
+    headlines,
+    percent,
+    published,
+    simulated,
+    tolerance,
+)
 
 MOST_ROWS = 12  # of a table that stands open; longer ones are summed up and folded
 MOST_NOTES = 6  # of a list that stands open
 MOST_VALUES = 8  # of remarks that differ in numbers only
 MARKS = {"verbatim": "", "derived": " (d)", "secondary": " (s)"}
-HEAD = ("#", "figure", "published", "simulated", "error", "tolerance", "verdict")
+HEAD = ("#", "figure", "published", "simulated", "error", "tolerance", "verdict", "kind")
 RIGHT = (2, 3, 4, 5)
 _NUMBER = re.compile(r"(?<![A-Za-z\d.,])\d+(?:[.,]\d+)*")  # not the 24 of AIME24
 
@@ -28,10 +40,13 @@ def section(paper: Paper) -> str:
             f"### {prose(paper.title)}",
             prose(paper.about),
             f"Compared: {_names_of_strategies(rows)}. To repeat: `validate strategies {paper.name}`.",
+            bullets(headlines(paper.comparisons)),
             figures(rows, kinds),
-            notes("Flown", rows, lambda c: (c.setup,)),
+            _within(rows),
+            notes("Set-up", rows, lambda c: (c.setup,)),
             notes("Inputs and assumptions", rows, lambda c: c.assumed),
-            notes("Why not asserted, why not reproduced, why off", rows, lambda c: (c.reason,)),
+            notes("Why missed", rows, lambda c: (c.known_miss,)),
+            notes("Why reported only, why not reproduced, and remarks", rows, lambda c: (c.reason,)),
             sources(rows),
         )
     )
@@ -57,11 +72,11 @@ def figures(rows: Sequence[Comparison], kinds: dict[tuple, list[Comparison]]) ->
 def row(number: int, c: Comparison) -> tuple[str, ...]:
     """One row under HEAD."""
     shown = f"{published(c)} {c.unit}{MARKS[c.status]}"
-    return (str(number), prose(c.quantity), shown, figure(c.simulated), *_judged(c))
+    return (str(number), prose(c.quantity), shown, simulated(c), *_judged(c))
 
 
-def _judged(c: Comparison) -> tuple[str, str, str]:
-    return (error(c), tolerance(c), "**missed**" if c.met is False else c.verdict)
+def _judged(c: Comparison) -> tuple[str, str, str, str]:
+    return (error(c), tolerance(c), _mark(c.verdict), c.kind)
 
 
 def summed(comparisons: Sequence[Comparison]) -> dict[tuple, list[Comparison]]:
@@ -104,7 +119,7 @@ def _kind(c: Comparison, left_out: set[tuple[int, int]]) -> tuple:
     """What figures have in common that stand on one line; first, in words, what they are, and of which strategy."""
     parts = c.quantity.split(", ")
     kept = [part for place, part in enumerate(parts) if (len(parts), place) not in left_out]
-    return (", ".join(kept), c.strategy, len(parts), c.unit, c.tolerance, c.status, c.relation, c.asserted)
+    return (", ".join(kept), c.strategy, len(parts), c.unit, c.tolerance, c.status, c.relation, c.kind, c.judged)
 
 
 def _group_row(first: int, what: str, group: Sequence[Comparison]) -> tuple[str, ...]:
@@ -113,10 +128,10 @@ def _group_row(first: int, what: str, group: Sequence[Comparison]) -> tuple[str,
         return row(first, group[0])
     one = group[0]
     shown = f"{SIGNS[one.relation]}{_span([c.published for c in group], 5)} {one.unit}{MARKS[one.status]}"
-    simulated = _span([c.simulated for c in group if c.simulated is not None], 4)
+    flown = _span([c.simulated for c in group if c.simulated is not None], 4)
     title = f"{what} ({len(group)} figures)"
     numbers = _ranges(range(first, first + len(group)))
-    return (numbers, title, shown, simulated, _spread(group), tolerance(one), _verdicts(group))
+    return (numbers, title, shown, flown, _spread(group), tolerance(one), _verdicts(group), one.kind)
 
 
 def _span(values: Sequence[float], digits: int) -> str:
@@ -138,45 +153,71 @@ def _spread(group: Sequence[Comparison]) -> str:
 def _verdicts(group: Sequence[Comparison]) -> str:
     found = {name: count for name, count in counts(group).items() if count}
     if len(found) == 1:
-        return f"all {next(iter(found))}" if "missed" not in found else "**all missed**"
-    return ", ".join(f"**{count} {name}**" if name == "missed" else f"{count} {name}" for name, count in found.items())
+        return f"all {_mark(next(iter(found)))}"
+    return ", ".join(_mark(name, f"{count} ") for name, count in found.items())
+
+
+def _mark(verdict: str, count: str = "") -> str:
+    """A verdict; missed ones in bold."""
+    return f"{count}{verdict}" if not verdict.startswith(MISSED) else verdict.replace(MISSED, f"**{count}{MISSED}**")
+
+
+def _within(rows: Sequence[Comparison]) -> str:
+    """How many figures that are not judged lie within the target all the same, quantity by quantity."""
+    shown = [c for c in rows if not c.judged and c.within is not None]
+    if not shown:
+        return ""
+    groups = _grouped(shown, lambda c: c.quantity.split(", ")[-1])
+    parts = [f"{sum(c.within for c in group)} of {len(group)} ({prose(name)})" for name, group in groups.items()]
+    return f"Within the target of {tolerance(shown[0])}, though not judged: {'; '.join(parts)}."
 
 
 def notes(title: str, rows: Sequence[Comparison], of: Callable[[Comparison], Iterable[str]]) -> str:
     """A list of remarks with the numbers of the figures that they are about, unless they are about all of them.
 
-    Remarks that differ in numbers only are one, with all the numbers in it.
+    Remarks that differ in numbers only are one, with all the numbers in it. A list that is long is folded; one that is
+    cut stands open, and whole in a folded part.
     """
     pairs = [(remark, number) for number, c in enumerate(rows, start=1) for remark in dict.fromkeys(of(c)) if remark]
     alike = _grouped(pairs, lambda pair: _NUMBER.sub("#", pair[0]))
+    if not alike:
+        return ""
+    cut, whole = (_lines(alike.values(), len(rows), most) for most in (MOST_VALUES, None))
+    if len(whole) > MOST_NOTES:
+        return folded(f"{title} ({len(whole)} remarks)", bullets(whole))
+    listed = paragraphs((f"{title}:", bullets(cut)))
+    longer = [line for line, short in zip(whole, cut) if line != short]
+    return paragraphs((listed, folded(f"{title}, in full", bullets(longer)))) if longer else listed
+
+
+def _lines(alike: Iterable[list[tuple[str, int]]], rows: int, most: int | None) -> list[str]:
+    """One line for the remarks that are alike."""
     lines = []
-    for found in alike.values():
+    for found in alike:
         about = sorted({number for _, number in found})
-        where = "" if len(about) == len(rows) else f" ({_ranges(about)})"
-        lines.append(prose(merged(list(dict.fromkeys(remark for remark, _ in found)))) + where)
-    if len(lines) > MOST_NOTES:
-        return folded(f"{title} ({len(lines)} remarks)", bullets(lines))
-    return paragraphs((f"{title}:", bullets(lines))) if lines else ""
+        where = "" if len(about) == rows else f" ({_ranges(about)})"
+        lines.append(prose(merged(list(dict.fromkeys(remark for remark, _ in found)), most)) + where)
+    return lines
 
 
-def merged(remarks: Sequence[str]) -> str:
-    """Remarks that differ in numbers only as one: 'n=1, k=4', 'n=2, k=4' become 'n=1 / 2, k=4'."""
+def merged(remarks: Sequence[str], most: int | None = MOST_VALUES) -> str:
+    """Remarks that differ in numbers only as one: 'n=1, k=4', 'n=2, k=4' become 'n=1 / 2, k=4'; at most `most` each."""
     columns = zip(*(_NUMBER.findall(remark) for remark in remarks))
-    shown = iter([_either(column) for column in columns])
+    shown = iter([_either(column, most) for column in columns])
     return _NUMBER.sub(lambda _: next(shown), remarks[0])
 
 
-def _either(values: Sequence[str]) -> str:
+def _either(values: Sequence[str], most: int | None) -> str:
     """One value; or all in the order of the remarks, so that lists in a remark run side by side; or the different ones.
 
     The last if there are too many remarks to be followed one by one.
     """
     if len(set(values)) == 1:
         return values[0]
-    if len(values) > MOST_VALUES:
+    if most is not None and len(values) > most:
         values = list(dict.fromkeys(values))
-    if len(values) > MOST_VALUES:
-        values = [*values[: MOST_VALUES - 2], "...", values[-1]]
+    if most is not None and len(values) > most:
+        values = [*values[: most - 2], "...", values[-1]]
     return " / ".join(values)
 
 

@@ -25,11 +25,13 @@ def strategies(ctx: click.Context, names: tuple[str, ...], as_json: bool, page: 
     """Fly what the papers flew and compare with the figures that they publish.
 
     NAME is a paper's comparison (threadweaver) or a strategy of the library; without one, all are run. Prints each
-    figure with its simulated value, the error simulated / published - 1, and a verdict: met or missed within the stated
-    tolerance; reported where nothing is asserted, as for figures that only third parties quote; not reproduced where
-    the paper leaves out too much. What was flown and assumed, and why: --json, or docs/strategies.md.
+    figure with its simulated value, the error simulated / published - 1, and a verdict: met within the target, missed
+    (explained) outside it with a reason that is known, missed without one; reported where there is no target, as for
+    figures that only third parties quote; not reproduced where the paper leaves out too much. Sums are kept apart by
+    kind: predictions, re-implementations, fits, arithmetic. What was flown and assumed, and why: --json, or
+    docs/strategies.md.
 
-    Exit codes: 0 every asserted figure is met, 1 one is missed, 2 a mistake in what you gave.
+    Exit codes: 0 no figure is missed without an explanation, 1 one is, 2 a mistake in what you gave.
 
     \b
     Examples:
@@ -45,6 +47,8 @@ def strategies(ctx: click.Context, names: tuple[str, ...], as_json: bool, page: 
         raise UserError(f"--markdown writes the page of all papers; expected no NAME with it, found '{names[0]}'")
     with ProgressBar("comparing papers") as bar:
         papers = compare_papers(names, bar)
+    if not papers:
+        print(f"validate: nothing that could be compared is published for {', '.join(names)}", file=sys.stderr)
     if page:
         _write_page(page, papers)
     click.echo(json.dumps(to_json(papers), indent=2, allow_nan=False) if as_json else text(papers))

@@ -7,7 +7,7 @@ import numpy as np
 from simulator.strategies.voting import agreement, least_settled
 from validate.published.comparison import Comparison
 from validate.published.numbers import Number, numbers
-from validate.published.pets import CONCENTRATIONS, POOL, QUESTIONS, SETS, SETUP, QuestionSet, distribution, reached
+from validate.published.pets import CONCENTRATIONS, POOL, QUESTIONS, QuestionSet, distribution, ratio, reached, setup
 
 TITLE = "Optimal Self-Consistency (Blend-ASC, arXiv:2511.12309)"
 ABOUT = (
@@ -15,8 +15,12 @@ ABOUT = (
     "answers. The published factor is a mean over models and tasks whose answer distributions are not printed."
 )
 LEVEL = 0.95
+SETS = 7
 MEANS = (2, 4, 6, 8, 12, 16, 20, 24, 32, 40)  # budgets tried, samples per question
-UNKNOWN = "depends on how often samples agree, which is not printed; the formula of the blend is not at hand either"
+UNKNOWN = (
+    "no target: the figure depends on how often samples agree, which is not printed; the formula of the blend is not "
+    "at hand either"
+)
 
 
 def compare() -> list[Comparison]:
@@ -26,15 +30,15 @@ def compare() -> list[Comparison]:
     return [_row(found, *item) for found in published for item in factors.items()]
 
 
-def _saved(concentration: float) -> float:
-    """Samples of self-consistency over those of Blend-ASC for the same agreement."""
+def _saved(concentration: float) -> tuple[float, float]:
+    """Samples of self-consistency over those of Blend-ASC for the same agreement, and the standard error over sets."""
     rng = np.random.default_rng(0)
-    plain = blend = 0.0
+    needed = []
     for _ in range(SETS):
         questions = QuestionSet.draw(rng, concentration)
-        plain += reached(questions.uniform(), LEVEL)
-        blend += reached([(float(mean), _agreement(questions, mean)) for mean in MEANS], LEVEL)
-    return plain / blend
+        blend = reached([(float(mean), _agreement(questions, mean)) for mean in MEANS], LEVEL)
+        needed.append((reached(questions.uniform(), LEVEL), blend))
+    return ratio(*np.array(needed).T)
 
 
 def _agreement(questions: QuestionSet, mean: int) -> float:
@@ -46,21 +50,22 @@ def _agreement(questions: QuestionSet, mean: int) -> float:
     return agreement(counts, questions.wanted)
 
 
-def _row(found: Number, concentration: float, factor: float) -> Comparison:
+def _row(found: Number, concentration: float, factor: tuple[float, float]) -> Comparison:
     version = "v2" if "v2" in found.source else "v1"
     return Comparison(
         "blend_asc",
         f"sample reduction, {found.config} ({version}), Dirichlet({concentration:g})",
         found.unit,
         found.value,
-        factor,
+        factor[0],
         None,
         status=found.status,
         source=found.source,
-        setup=f"{SETUP}; {LEVEL:.0%} agreement, at_once=1, limit={POOL}, confidence=1",
+        setup=f"{setup(SETS)}; {100.0 * LEVEL:g} % agreement, at_once=1, limit={POOL}, confidence=1",
         assumed=(
             distribution(concentration),
             "the two rules are blended as a mean, weighted by the share of the budget spent",
         ),
         reason=UNKNOWN if version == "v2" else f"restated as 4.8 by the authors; {UNKNOWN}",
+        spread=factor[1],
     )

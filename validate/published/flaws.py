@@ -10,14 +10,14 @@ from simulator.scenario import Scenario, simulate_scenario
 from validate.published.comparison import Comparison
 from validate.published.numbers import number
 
-TITLE = "The Limits of Inference Scaling Through Resampling (arXiv:2411.17501)"
+TITLE = "The Limits of Inference Scaling Through Resampling (fLaws, arXiv:2411.17501)"
 ABOUT = (
     "Resampling until a verifier that errs accepts. The authors' repository states a model of easy and hard problems; "
     "its rejection probabilities are printed, the rest follows from it. Token counts are not published."
 )
+MODEL = "resampling model"  # what the notebook states, in numbers.csv
 SOURCE = "github:benediktstroebl/inference-scaling-limits, notebooks/limits_to_inference_scaling_model.ipynb"
-ATTEMPTS = 15  # the notebook's largest K
-FLIGHTS = 2000
+FLIGHTS = 3000
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,22 @@ class Kind:
         return self.correct / (1.0 - self.rejected)
 
 
-KINDS = (Kind("easy", 0.58, 0.87, 0.0975), Kind("hard", 0.42, 0.13, 0.6525))
+def _stated(metric: str, config: str = "") -> float:
+    return number(strategy=MODEL, metric=metric, config=config).value
+
+
+def _kind(name: str) -> Kind:
+    metrics = ("share of problems", "probability that an attempt is correct", "probability of rejection")
+    return Kind(name, *(_stated(metric, name) for metric in metrics))
+
+
+ATTEMPTS = int(_stated("largest number of attempts"))  # the notebook's largest K
+KINDS = (_kind("easy"), _kind("hard"))
 # Best K by the notebook's formula, by the cost of a false positive. At 0.7 it is 3, by too little for flights to tell.
-BEST = {1.0: 2, 2.0: 1}
+BEST = {cost: int(_stated("best number of attempts", f"cost of a false positive {cost:g}")) for cost in (1.0, 2.0)}
+
+
+COSTS = {1.0: "as much as", 2.0: "twice what"}
 
 
 def compare() -> list[Comparison]:
@@ -86,6 +99,7 @@ def _row(quantity: str, unit: str, published: float, simulated: float) -> Compar
         source=SOURCE,
         setup=f"--strategy resample attempts={ATTEMPTS}, {FLIGHTS:,} flights of each kind",
         assumed=("input: the chances that an attempt is correct and that the verifier errs, as the notebook states",),
+        kind="arithmetic",
     )
 
 
@@ -102,7 +116,7 @@ def _best_flown(attempts: dict[str, np.ndarray], cost: float) -> int:
 def _best(cost: float, flown: int) -> Comparison:
     return Comparison(
         "resample",
-        f"best number of attempts, a false positive costs {cost:g} benefits",
+        f"best number of attempts, if a false positive costs {COSTS[cost]} a correct answer brings",
         "calls",
         BEST[cost],
         flown,
@@ -111,6 +125,7 @@ def _best(cost: float, flown: int) -> Comparison:
         source=SOURCE,
         setup=f"--strategy resample attempts={ATTEMPTS}, {FLIGHTS:,} flights of each kind",
         assumed=("input: the notebook's probabilities and costs; output: how many attempts were flown",),
+        kind="arithmetic",
     )
 
 
@@ -130,4 +145,5 @@ def _bound(flown: int) -> Comparison:
         assumed=("easy and hard problems of the notebook in place of HumanEval's",),
         reason="the claim is about samples of HumanEval and MBPP that the repository does not hold; of the best K that "
         "its outputs print, those for costly false positives are below 10, others are not",
+        kind="arithmetic",
     )

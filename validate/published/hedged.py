@@ -39,6 +39,7 @@ def compare() -> list[Comparison]:
             source=f"the selector's name, {gain.source}",
             setup=f"--strategy hedged --samples {SAMPLES} --selector chops",
             assumed=("input: five samples; compared is that one call reads them all, whatever their number",),
+            kind="arithmetic",
         ),
         Comparison(
             "hedged",

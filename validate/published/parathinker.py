@@ -8,7 +8,7 @@ import numpy as np
 
 from simulator.scenario import Scenario, simulate_scenario
 from validate.published.comparison import Comparison
-from validate.published.numbers import number
+from validate.published.numbers import Number, number
 
 TITLE = "ParaThinker (arXiv:2509.04475)"
 ABOUT = (
@@ -26,18 +26,24 @@ ASSUMED = (
     "all paths run up to the limit; a summary has 256 tokens",
     "vLLM 0.7 as it is: what the authors' changes to it cost is unknown",
 )
-WHICH = "'on average' over which runs is not stated"
+TOLERANCE = 0.10  # of the overhead, not of the latency: of 7.1 %, not of 107.1 %
+WHICH = (
+    "'on average' over which runs is not stated, and the answer turns on it: of four readings one is met. With CUDA "
+    "graphs the time per sequence of the host and the sampler weighs more; the longer paths of the 7B model read "
+    "more KV"
+)
 
 
 def compare() -> list[Comparison]:
-    """Latency of 8 paths on average, and of 16 at worst."""
+    """What 8 paths cost on average, read in four ways, and 16 at worst."""
     eight = number(strategy="ParaThinker", config="8 paths")
     sixteen = number(strategy="ParaThinker", config="16 paths vs 1 path")
     released = {RELEASED: LIMITS[RELEASED]}
     return [
-        _overhead("8 paths, all 12 points of the figures", eight, LIMITS, False),
-        _overhead("8 paths, released 1.5B model", eight, released, False),
-        _overhead("8 paths, released 1.5B model, without CUDA graphs", eight, released, True),
+        _overhead("all 12 points of the figures, CUDA graphs", eight, LIMITS, False, WHICH),
+        _overhead("all 12 points of the figures, eager", eight, LIMITS, True, WHICH),
+        _overhead("released 1.5B model, CUDA graphs", eight, released, False, WHICH),
+        _overhead("released 1.5B model, eager", eight, released, True, ""),
         Comparison(
             "parathinker",
             "latency of 16 paths over one, the worst of 12 points",
@@ -54,20 +60,20 @@ def compare() -> list[Comparison]:
     ]
 
 
-def _overhead(quantity: str, published, limits: dict, eager: bool) -> Comparison:
+def _overhead(which: str, published: Number, limits: dict, eager: bool, off: str) -> Comparison:
     options = " --enforce-eager" if eager else ""
     return Comparison(
         "parathinker",
-        f"latency over that of one path: {quantity}",
-        "ratio",
-        1.0 + published.value / 100.0,
-        float(np.mean(_ratios(limits, 8, eager))),
-        None,
-        status="derived",
-        source=f"{published.source}: +{published.text} %",
+        f"latency that 8 paths add to that of one, {which}",
+        published.unit,
+        published.value,
+        100.0 * (float(np.mean(_ratios(limits, 8, eager))) - 1.0),
+        TOLERANCE,
+        status=published.status,
+        source=published.source,
         setup=f"--gpu a100-sxm-80gb --engine vllm:0.7{options} --strategy parathinker paths=8 path_tok=1024..24576",
         assumed=ASSUMED,
-        reason=f"{WHICH}; with CUDA graphs the time per sequence of the host and the sampler weighs more",
+        known_miss=off,
     )
 
 

@@ -33,7 +33,8 @@ from validate.published.numbers import Number, number, numbers
 TITLE = "ParScale (arXiv:2505.10475)"
 ABOUT = (
     "Costs of 1 to 8 parallel streams by the authors' script on llm-analysis, run again over its grid of 768 cells, "
-    "beside the step model at the same efficiencies. The target is another model's output: this tests a roofline."
+    "beside the step model at the same efficiencies. The target is another model's output under its own accounting: "
+    "this tests a roofline and says nothing of a GPU."
 )
 TOLERANCE = 0.10
 GRID = Path(__file__).with_name("parscale_grid.csv")
@@ -46,8 +47,6 @@ CONVENTIONS = (
 )
 ACTIVATIONS = "as llm-analysis counts: of the activations only the largest tensor, the logits of the whole prompt"
 SETUP = f"step model on {GPU}: 0.7 of the peak, 0.9 of the bandwidth, nothing else takes time"
-# Losses on Stack-V2 (Python), from the authors' parametric_fit.py: 1.6B with 8 streams, 2.8B and 4.4B with one.
-LOSS_OF_STREAMS, LOSSES = 1.0383, {"2.8B": 1.0451, "4.4B": 1.0213}
 # A pure roofline: the two efficiencies that the authors state, no start, no latency, no tile, no host.
 ROOFLINE = {
     "gemm16": {
@@ -192,6 +191,7 @@ def _cells() -> list[Comparison]:
             float(sum(abs(error) <= TOLERANCE for error in errors)), 0.0, "at least",
             status="derived", source="all cells of the authors' script, run again", setup=SETUP,
             assumed=_assumed(metric), reason=f"worst cell {max(errors, key=abs):+.1%}",
+            kind="re-implementation",
         )
         for metric, errors in (("latency", latency), ("memory", memory))
     ]  # fmt: skip
@@ -227,12 +227,30 @@ def _headline() -> list[Comparison]:
     memory = number(strategy="ParScale P=8", metric="memory increase ratio vs parameter scaling")
     latency = number(strategy="ParScale P=8", metric="latency increase ratio vs parameter scaling")
     saved = "saved over a model of equal loss, 1.6B, P = 8"
-    reason = "with a KV cache that is read once, streams cost less than their authors say"
     return [
         _row(f"memory {saved}", memory, _saved(memory_gib), (*_assumed("memory"), *assumed)),
         _row(f"latency {saved}", latency, _saved(latency_s), (*_assumed("latency"), *assumed)),
-        _row(f"latency {saved}, strategy flown", latency, _saved(_flown_cell_s), assumed, None, reason),
+        _derived(f"memory {saved}, from the grid", _saved(lambda c: c.memory_gib), _saved(memory_gib), assumed),
+        _derived(f"latency {saved}, from the grid", _saved(lambda c: c.latency_s), _saved(latency_s), assumed, SMALL),
+        _row(f"latency {saved}, strategy flown", latency, _saved(_flown_cell_s), assumed, READ_ONCE),
     ]
+
+
+READ_ONCE = "with a KV cache that is read once, streams cost less than their authors say"
+SMALL = (
+    "a quotient of small differences: to 482 ms eight streams add 79 ms here and 66 ms by the authors' script; these "
+    "13 ms are 2 % of a cell, which is met, and 16 % of the ratio. The 6 that is printed is itself 11 % below the "
+    "6.73"
+)
+
+
+def _derived(quantity: str, published: float, simulated: float, assumed: tuple[str, ...], off: str = "") -> Comparison:
+    """The headline by our interpolation of the authors' own cells."""
+    return Comparison(
+        "parscale", quantity, "ratio", published, simulated, TOLERANCE, status="derived",
+        source="all cells of the authors' script, run again", setup=SETUP, assumed=assumed, known_miss=off,
+        kind="re-implementation",
+    )  # fmt: skip
 
 
 def _saved(cost: Callable[[Cell], float]) -> float:
@@ -253,7 +271,10 @@ def _flown_cell_s(cell: Cell) -> float:
 def _equal_loss() -> float:
     """Where between 2.8B and 4.4B, in parameters outside the embedding, one stream reaches the loss of 8 x 1.6B."""
     small, large = (model(size).parameters() - model(size).embedding_parameters() for size in ("2.8B", "4.4B"))
-    along = (LOSSES["2.8B"] - LOSS_OF_STREAMS) / (LOSSES["2.8B"] - LOSSES["4.4B"])
+    streams, medium, larger = (
+        number(strategy="ParScale", model=size, metric="loss on Stack-V2 (Python)").value for size in SHAPES
+    )
+    along = (medium - streams) / (medium - larger)
     return (math.exp((1 - along) * math.log(small) + along * math.log(large)) - small) / (large - small)
 
 
@@ -266,10 +287,10 @@ def _row(
     published: Number,
     simulated: float,
     assumed: tuple[str, ...],
-    tolerance: float | None = TOLERANCE,
-    reason: str = "",
+    off: str = "",
 ) -> Comparison:
     return Comparison(
         "parscale", quantity, "ratio" if published.unit == "x" else published.unit, published.value, simulated,
-        tolerance, status=published.status, source=published.source, setup=SETUP, assumed=assumed, reason=reason,
+        TOLERANCE, status=published.status, source=published.source, setup=SETUP, assumed=assumed, known_miss=off,
+        kind="re-implementation",
     )  # fmt: skip

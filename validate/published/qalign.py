@@ -6,17 +6,19 @@ import numpy as np
 
 from simulator.scenario import Scenario, simulate_scenario
 from validate.published.comparison import Comparison
+from validate.published.numbers import number
 
 TITLE = "QAlign (arXiv:2504.03790)"
 ABOUT = (
     "A Metropolis-Hastings chain that rewrites the end of an answer and scores it. The paper reports accuracy over "
-    "FLOPs in figures; it gives no seconds and no table of tokens, so nothing here is asserted."
+    "FLOPs in figures; it gives no seconds and no table of tokens, so nothing here is judged."
 )
-REPETITIONS = 3
+REPETITIONS = 2
 
 
 def compare() -> list[Comparison]:
     """One row of plausibility."""
+    published = number(strategy="QAlign")
     scenario = Scenario(gpu="h100-sxm", model="meta-llama/Meta-Llama-3-8B", strategy="qalign", repetitions=REPETITIONS)
     rewritten, scored = [], []
     for flight in simulate_scenario(scenario).flights:
@@ -28,13 +30,14 @@ def compare() -> list[Comparison]:
             "qalign",
             "tokens written by a step over tokens of an answer",
             "ratio",
-            0.5,
+            published.value,
             float(np.mean(rewritten) / np.mean(scored)),
             None,
-            status="secondary",
-            source="appendix B as quoted by third-party notes: a step costs half a sample, thanks to the KV cache",
+            status=published.status,
+            source=f"{published.source}: a step costs half a sample, thanks to the KV cache",
             setup=f"--strategy qalign, {REPETITIONS} chains of 1024 steps, beta 0.5, answers cut at 800 tokens",
             assumed=("lengths of answers", "rewards and how a rewrite changes them"),
             reason="plausibility only: follows from a cut that is uniform over the answer, and no run is published",
+            kind="arithmetic",
         )
     ]

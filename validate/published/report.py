@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from simulator.report.plain import columns
 from simulator.report.units import significant
 from validate.published import Paper
-from validate.published.comparison import Comparison
+from validate.published.comparison import EXPLAINED, KINDS, MISSED, VERDICTS, Comparison
 
 SIGNS = {"equals": "", "at most": "≤ ", "at least": "≥ "}
 NONE = "–"
@@ -38,9 +39,15 @@ def errors(comparisons: Iterable[Comparison]) -> Errors | None:
     return Errors(len(found), float(found.mean()), float(np.median(size)), float(np.percentile(size, 90)))
 
 
-def asserted(comparisons: Iterable[Comparison]) -> list[Comparison]:
-    """Those that are judged."""
-    return [c for c in comparisons if c.asserted]
+def judged(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """Those with a target, met and missed alike."""
+    return [c for c in comparisons if c.judged]
+
+
+def by_kind(comparisons: Sequence[Comparison]) -> dict[str, list[Comparison]]:
+    """Those of each kind that occurs, in the order of KINDS. Errors of different kinds are never put together."""
+    found = {kind: [c for c in comparisons if c.kind == kind] for kind in KINDS}
+    return {kind: group for kind, group in found.items() if group}
 
 
 def every(papers: Iterable[Paper]) -> list[Comparison]:
@@ -49,8 +56,8 @@ def every(papers: Iterable[Paper]) -> list[Comparison]:
 
 
 def missed(papers: Iterable[Paper]) -> list[Comparison]:
-    """The asserted ones that are not met."""
-    return [c for c in every(papers) if c.met is False]
+    """Those outside their tolerance without an explanation."""
+    return [c for c in every(papers) if c.verdict == MISSED]
 
 
 def figure(value: float | None, digits: int = 4) -> str:
@@ -71,13 +78,20 @@ def percent(fraction: float | None, signed: bool = False) -> str:
 
 
 def tolerance(comparison: Comparison) -> str:
-    """'10 %', or a dash where nothing is asserted."""
-    return f"{figure(100.0 * comparison.tolerance)} %" if comparison.asserted else NONE
+    """'10 %', or a dash where there is no target."""
+    return NONE if comparison.tolerance is None else f"{figure(100.0 * comparison.tolerance)} %"
 
 
 def published(comparison: Comparison) -> str:
     """The published figure, with the sign of a bound."""
     return SIGNS[comparison.relation] + figure(comparison.published, digits=5)
+
+
+def simulated(c: Comparison) -> str:
+    """The simulated figure; one that is drawn with two digits and its standard error: '23 ± 2'."""
+    if c.spread is None:
+        return figure(c.simulated)
+    return f"{figure(c.simulated, digits=2)} ± {figure(c.spread, digits=1)}"
 
 
 def error(c: Comparison) -> str:
@@ -90,13 +104,13 @@ def error(c: Comparison) -> str:
 
 def cells(c: Comparison) -> tuple[str, ...]:
     """One row under HEAD."""
-    return (c.quantity, c.unit, published(c), figure(c.simulated), error(c), tolerance(c), c.verdict)
+    return (c.quantity, c.unit, published(c), simulated(c), error(c), tolerance(c), c.verdict)
 
 
-def counts(comparisons: Sequence[Comparison]) -> dict[str, int]:
+def counts(comparisons: Iterable[Comparison]) -> dict[str, int]:
     """How many there are of each verdict."""
     verdicts = [c.verdict for c in comparisons]
-    return {name: verdicts.count(name) for name in ("met", "missed", "reported", "not reproduced")}
+    return {name: verdicts.count(name) for name in VERDICTS}
 
 
 def text(papers: Sequence[Paper]) -> str:
@@ -108,37 +122,53 @@ def text(papers: Sequence[Paper]) -> str:
         lines += [f"{paper.name}: {paper.title}", f"  {head}"]
         lines += [f"  {next(rows)}" for _ in paper.comparisons]
         lines += [""]
-    lines += [
-        "error = simulated / published - 1; bias is its mean, median and p90 are of its size; bounds are not in them"
-    ]
-    lines += columns(
-        [_SUMS, *(row for paper in papers for row in _sums(paper.name, paper.comparisons))], right=range(2, 6)
-    )
-    return "\n".join([*lines, "", sentence(every(papers))])
+    lines += [STATISTICS]
+    sums = [(paper.name, *sums_row(*found)) for paper in papers for found in by_kind(paper.comparisons).items()]
+    whole = [("all", *sums_row(*found)) for found in by_kind(every(papers)).items()]
+    lines += columns([("paper", *SUMS), *sums, *whole], right=range(2, 10))
+    return "\n".join([*lines, "", *headlines(every(papers))])
 
 
-_SUMS = ("paper", "figures", "n", "bias", "median", "p90")
+SUMS = ("kind", "met", EXPLAINED, MISSED, "reported", "not reproduced", "bias", "median", "p90")
+STATISTICS = (
+    "error = simulated / published - 1; bias is its mean, median and p90 are of its size, over all figures with a "
+    "target, met and missed; bounds are in none"
+)
 
 
-def _sums(name: str, comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
-    """Rows under _SUMS: asserted figures, then those only reported."""
-    rows = []
-    for label, group in (("asserted", asserted(comparisons)), ("reported", [c for c in comparisons if not c.asserted])):
-        found = errors(group)
-        if found is not None:
-            statistics = (percent(found.bias, signed=True), percent(found.median), percent(found.p90))
-            rows.append((name, label, str(found.n), *statistics))
-    return rows
+def sums_row(kind: str, comparisons: Sequence[Comparison]) -> tuple[str, ...]:
+    """One row under SUMS: figures of one kind."""
+    return (kind, *(str(count) if count else NONE for count in counts(comparisons).values()), *statistics(comparisons))
 
 
-def sentence(comparisons: Sequence[Comparison]) -> str:
-    """'12 figures asserted: 11 met, 1 missed; median error 3.1 %; 4 reported, 2 not reproduced'."""
+def statistics(comparisons: Iterable[Comparison]) -> tuple[str, str, str]:
+    """Bias, median and p90 of those with a target, or dashes."""
+    found = errors(judged(comparisons))
+    if found is None:
+        return (NONE, NONE, NONE)
+    return (percent(found.bias, signed=True), percent(found.median), percent(found.p90))
+
+
+def headlines(comparisons: Sequence[Comparison]) -> list[str]:
+    """One sentence per kind of figure, and one about those that have no target."""
+    lines = [_headline(kind, judged(group)) for kind, group in by_kind(comparisons).items() if judged(group)]
     found = counts(comparisons)
-    judged = asserted(comparisons)
-    middle = errors(judged)
-    typical = f"; median error {percent(middle.median)}" if middle else ""
-    rest = f"{found['reported']} reported, {found['not reproduced']} not reproduced"
-    return f"{len(judged)} figures asserted: {found['met']} met, {found['missed']} missed{typical}; {rest}"
+    named = {"reported": "reported without a verdict", "not reproduced": "not reproduced"}
+    rest = ", ".join(f"{found[name]} {words}" for name, words in named.items() if found[name])
+    if not lines:
+        return [f"no figure with a target; {rest}" if rest else "no figure with a target"]
+    return [*lines, rest] if rest else lines
+
+
+def _headline(kind: str, group: Sequence[Comparison]) -> str:
+    """'prediction: 12 figures with a target: 9 met, 3 missed (explained); bias +1.0 %, median error 3.1 %, ...'."""
+    found = counts(group)
+    verdicts = f"{found['met']} met, {found[EXPLAINED]} {EXPLAINED}"
+    if found[MISSED]:
+        verdicts += f", {found[MISSED]} {MISSED}"
+    bias, median, p90 = statistics(group)
+    typical = f"; bias {bias}, median error {median}, p90 {p90}" if median != NONE else ""
+    return f"{kind}: {len(group)} figure{'s' * (len(group) != 1)} with a target: {verdicts}{typical}"
 
 
 def to_json(papers: Sequence[Paper]) -> dict[str, Any]:
@@ -159,15 +189,18 @@ def to_json(papers: Sequence[Paper]) -> dict[str, Any]:
 
 
 def _comparison_json(c: Comparison) -> dict[str, Any]:
-    return {**asdict(c), "assumed": list(c.assumed), "error": c.error, "asserted": c.asserted, "verdict": c.verdict}
+    return {**asdict(c), "assumed": list(c.assumed), "error": c.error, "judged": c.judged, "verdict": c.verdict}
 
 
 def _sums_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    judged = errors(asserted(comparisons))
-    shown = errors(c for c in comparisons if not c.asserted)
-    return {
-        "asserted": len(asserted(comparisons)),
-        **{name.replace(" ", "_"): count for name, count in counts(comparisons).items()},
-        "errors_of_asserted": asdict(judged) if judged else None,
-        "errors_of_reported": asdict(shown) if shown else None,
-    }
+    """Counts of verdicts; and for each kind counts, and errors of those with a target."""
+    kinds = {}
+    for kind, group in by_kind(comparisons).items():
+        found = errors(judged(group))
+        kinds[kind] = {**_counts_json(group), "errors": asdict(found) if found else None}
+    return {**_counts_json(comparisons), "kinds": kinds}
+
+
+def _counts_json(comparisons: Sequence[Comparison]) -> dict[str, int]:
+    named = {re.sub(r"\W+", "_", name).strip("_"): count for name, count in counts(comparisons).items()}
+    return {"judged": len(judged(comparisons)), **named}

@@ -23,7 +23,7 @@ def _row(found: Number) -> Comparison:
     time = found.metric == "overhead" or found.unit == "s"
     return Comparison(
         "rpc",
-        f"{found.config}, {found.metric}" if not found.metric.startswith("SC") else f"{found.config}: {found.metric}",
+        f"{found.config}, {found.metric}" if "->" not in found.metric else _samples(found),
         found.unit,
         found.value,
         None,
@@ -32,3 +32,9 @@ def _row(found: Number) -> Comparison:
         source=found.source,
         reason=TIME if time else INPUT,
     )
+
+
+def _samples(found: Number) -> str:
+    """ "SC 64 -> RPC 32" in words."""
+    before, after = (side.split()[-1] for side in found.metric.split(" -> "))
+    return f"{found.config.partition(':')[0]}: {before} samples of self-consistency against {after} of RPC"

@@ -40,6 +40,7 @@ def compare() -> list[Comparison]:
             source=f"3.0 x N, {budget.source}",
             setup=f"--strategy v1 --samples {SAMPLES} --budget-multiplier {budget.value:g}",
             assumed=("input: the budget multiplier; compared is whether coverage and Swiss rounds spend it exactly",),
+            kind="arithmetic",
         ),
         Comparison(
             "v1",
