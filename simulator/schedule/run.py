@@ -60,6 +60,7 @@ class Run:
         self._flop, self._roles = flop, roles
         self.started_s, self.ended_s = self.env.now, None  # of a question among others, set by who works it off
         self._pending: dict[Task, None] = {}
+        self._kept: list[Call] = []  # whose KV stays held beyond their end
         self._groups = count()
 
     @property
@@ -257,7 +258,8 @@ class Run:
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """Submit what is pending of them, in their order, as depending on what the present branch has waited for."""
-        fresh = [task for task in dict.fromkeys(tasks) if task in self._pending]
+        pending = self._pending
+        fresh = [task for task in tasks if pending.pop(task, self) is not self]  # each once, the first time
         if fresh:
             self._submit(fresh, tuple(self.branch.frontier))
 
@@ -266,6 +268,7 @@ class Run:
         if isinstance(made, list):
             self._submit_group(made, after)
         else:
+            self._pending.pop(made, None)
             self._submit([made], after)
 
     def stop_because(self, calls: Sequence[Call], causes: tuple[After, ...]) -> None:
@@ -288,8 +291,8 @@ class Run:
 
     def release_all(self) -> None:
         """Give back everything that is still kept; the run has ended."""
-        for call in self.calls:
-            if call.keep and call.released_by is None:
+        for call in self._kept:
+            if call.released_by is None:
                 call.server.release(call.sequence)
 
     def _submit(
@@ -300,8 +303,6 @@ class Run:
         server: Server | None = None,
     ) -> None:
         """Submit pending tasks. output_tok, server: where they are not drawn and chosen here."""
-        for task in tasks:
-            self._pending.pop(task, None)
         parents = tuple([entry.call_id for entry in after if type(entry) is not tuple])
         start = 0
         while start < len(tasks):
@@ -343,6 +344,8 @@ class Run:
                 server = self.fleet.route(asked.role, asked.prompt.parts)
                 self._hand_over(server, [call], asked, [tokens], [number], after, parents)
         self.submitted.extend(calls)
+        if asked.keep:
+            self._kept.extend(calls)
 
     def _hand_over(
         self, server: Server, calls: Sequence[Call], asked: Asked, lengths: list, numbers: list, after: tuple,
@@ -375,6 +378,7 @@ class Run:
         attended = self._attended(first)
         server = attended[0].server if attended else self.fleet.route(first.role, first.prompt.parts, first.keep)
         for call in calls:
+            self._pending.pop(call, None)
             self._submit([call], after, tokens, server)
             call.group = number
         server.together([call.sequence for call in calls])
