@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?= --gpu orin --strategy pdr
+# What `make test` installs besides: dev,collect,serve also runs the tests that need PyTorch (a large download).
+EXTRAS ?= dev
 
 .PHONY: fly test test-fast bench kernels profiles docs clean
 
@@ -44,7 +46,7 @@ $(VENV)/installed: pyproject.toml
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[$(EXTRAS)]'
 	@touch $@
 
 clean:

@@ -1,12 +1,14 @@
-"""The command `calibrate`: fit profiles to measured runs. (`collect` and `import` are further sub-commands to come.)"""
+"""The command `calibrate`: measure engines, take in others' measurements, fit profiles to them."""
 
 from __future__ import annotations
 
+import importlib.util
 import sys
+from importlib import import_module
 
 import click
 
-from calibration.commands import fit, kernels, profiles
+from calibration.commands import collect, fit, kernels, profiles
 from simulator.cli.exits import OneLineErrors
 
 
@@ -16,10 +18,11 @@ class Calibrate(OneLineErrors, click.Group):
 
 @click.group(cls=Calibrate, context_settings={"help_option_names": ["-h", "--help"]})
 def calibrate() -> None:
-    """Fit the simulator to measured runs and operator tables, and say how good the fit is.
+    """Measure engines, fit the simulator to measured runs and operator tables, and say how good the fit is.
 
     \b
     Examples:
+      calibrate collect --backend vllm --model Qwen/Qwen3-8B --gpu h100 --out my-runs --dry-run
       calibrate fit my-runs.csv --gpu h100 --out my-h100.toml --plots residuals/
       simulate --gpu h100 --strategy pdr --calibration my-h100.toml
       validate runs.csv --profile my-h100.toml
@@ -28,8 +31,10 @@ def calibrate() -> None:
     """
 
 
-for command in (fit, kernels, profiles):
+for command in (collect, fit, kernels, profiles):
     command.register(calibrate)
+if importlib.util.find_spec("calibration.commands.import_runs"):
+    import_module("calibration.commands.import_runs").register(calibrate)
 
 
 def main() -> None:

@@ -16,12 +16,11 @@ from calibration.fleet import Fleet
 from calibration.least_squares import Solution, fit_parameters
 from calibration.points import Point
 from calibration.setup import Setup
-from simulator.device import load_device
 from simulator.kernels.spec import ParameterSpec
 from simulator.parameters import MOE_GROUPS, SPECS, flatten, with_values
 from simulator.profile import Calibration
 from simulator.profile_choice import at_device
-from simulator.profile_parts import kernels_for
+from simulator.profile_parts import profiles_directory
 
 # What serving runs may move. Kernel parameters not named here stay as the operator tables have them: runs cannot tell
 # them from their neighbours.
@@ -99,8 +98,9 @@ def free_names(fleet: Fleet, priors: Mapping[str, Calibration], measured: Iterab
         groups = [group for group in FREE if group in used & own]
         names += [f"{gpu}/{group}.{name}" for group in groups for name in FREE[group]]
         if not has_tables(gpu, priors[gpu]):
+            skinny = priors[gpu].parameters.gemm16.skinny_rows > 0.0
             more = [f"{gpu}/{group}.{name}" for group in groups for name in FREE_WITHOUT_TABLE.get(group, ())]
-            names += [*more, *([f"{gpu}/gemm16.skinny_vector_fraction"] if _skinny(gpu) else [])]
+            names += [*more, *([f"{gpu}/gemm16.skinny_vector_fraction"] if skinny else [])]
     return names
 
 
@@ -121,13 +121,12 @@ def _exercised(name: str, fleet: Fleet, kinds: set[str]) -> bool:
 
 
 def has_tables(gpu: str, prior: Calibration | None = None) -> bool:
-    """Whether the GPU's kernels are known from operator tables: shipped ones, or those that its prior is fitted on."""
+    """Whether the GPU's kernels are known from operator tables: shipped ones, or those that its prior is fitted on.
+
+    By its id, which a data sheet of the user's own need not share with any that ships.
+    """
     own = prior is not None and prior.gpu == gpu and any(name.startswith("gemm16.") for name in prior.fitted)
-    return own or kernels_for(load_device(gpu)).id == gpu
-
-
-def _skinny(gpu: str) -> bool:
-    return kernels_for(load_device(gpu)).parameters["gemm16"].get("skinny_rows", 0.0) > 0.0
+    return own or (profiles_directory() / "kernels" / f"{gpu}.toml").exists()
 
 
 def specs_of(names: Sequence[str], priors: Mapping[str, Calibration]) -> dict[str, ParameterSpec]:

@@ -49,10 +49,10 @@ def spread_kind(setup: Setup, metric: str) -> str:
 
 
 def usable(records: Iterable[RunRecord], gpu: str | None = None) -> list[Setup]:
-    """Rows that a fit may use: supported, neither `suspect:` nor `ambiguous:`; of one GPU if `gpu` is an id."""
+    """Rows that a fit may use: supported, not `suspect:`, `ambiguous:` or `held_out`; of one GPU if `gpu` is an id."""
     out = []
     for record in records:
-        if not record.flagged("suspect:") and not record.flagged("ambiguous:"):
+        if not any(record.flagged(flag) for flag in ("suspect:", "ambiguous:", "held_out")):
             try:
                 setup = resolve(record)
             except Unsupported:

@@ -1,0 +1,1 @@
+"""Measure a real server or engine, and write run records."""

@@ -1,0 +1,67 @@
+"""A KV cache that keys and values are written into in place, as serving engines keep it.
+
+Of the two caches of Hugging Face's library the default one copies everything it holds at every step (`torch.cat`), and
+the static one attends to its whole length at every step. Both hide what a calibration is after: what a token of context
+costs. This one has room for the longest sequence from the start and hands out what is filled so far, without a copy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_FULL = "full_attention"
+
+
+def new_cache(model: Any, batch: int, length_tok: int) -> tuple[Any, str]:
+    """(an empty cache for `batch` sequences of up to `length_tok` tokens, "in place" or "by concatenation").
+
+    Models with windows, recurrent state or caches of their own get the library's default for them.
+    """
+    from transformers import DynamicCache
+
+    config = model.config.get_text_config(decoder=True)
+    if not _plain(config):
+        return DynamicCache(config=config), "by concatenation"
+    from transformers.cache_utils import Cache
+
+    layer = _layer_class()
+    return Cache(layers=[layer(batch, length_tok) for _ in range(config.num_hidden_layers)]), "in place"
+
+
+def _plain(config: Any) -> bool:
+    """Whether every layer attends to all tokens before, with keys and values of one shape."""
+    kinds = set(getattr(config, "layer_types", None) or [_FULL])
+    windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    other = any(hasattr(config, name) for name in ("kv_lora_rank", "ssm_cfg", "mamba_d_state", "state_size"))
+    return kinds == {_FULL} and not windowed and not other
+
+
+def _layer_class() -> type:
+    """The class of one layer's cache; made on demand, as its base is only known where the library is installed."""
+    import torch
+    from transformers.cache_utils import DynamicLayer
+
+    class InPlaceLayer(DynamicLayer):
+        """Keys and values of one layer; `keys` and `values` are what is filled so far."""
+
+        def __init__(self, batch: int, length_tok: int) -> None:
+            super().__init__()
+            self._batch, self._length_tok, self._filled = batch, length_tok, 0
+            self._room: list[Any] = []
+
+        def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+            if not self._room:
+                self._room = [_room(states, self._batch, self._length_tok) for states in (key_states, value_states)]
+                self.is_initialized, self.dtype, self.device = True, key_states.dtype, key_states.device
+            end = self._filled + key_states.shape[-2]
+            for room, states in zip(self._room, (key_states, value_states)):
+                room[:, :, self._filled : end] = states
+            self._filled = end
+            self.keys, self.values = (room[:, :, :end] for room in self._room)
+            return self.keys, self.values
+
+    def _room(states: Any, batch: int, length_tok: int) -> Any:
+        shape = (batch, states.shape[1], length_tok, states.shape[3])
+        return torch.empty(shape, dtype=states.dtype, device=states.device)
+
+    return InPlaceLayer

@@ -1,0 +1,102 @@
+"""`python -m sglang.bench_serving --output-file`: one JSON object per line.
+
+Read from docs/developer_guide/bench_serving.md and python/sglang/bench_serving.py (later benchmark/serving.py) of
+SGLang. Summaries are in milliseconds, lists per request (`--output-details`) in seconds. The file names no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from calibration.importers.definitions import check_same, check_spread, spread
+from calibration.importers.fields import Fields, SourceFile
+from calibration.importers.row import Row, Skipped, put_load
+from calibration.importers.streams import Streams, check_totals, limit_reached, put_gaps, read_streams, summary
+
+MS = 1e-3
+# Where the client talks the engine's own protocol the engine is known; the OpenAI protocol is spoken by many.
+ENGINES = {"sglang": "sglang", "sglang-native": "sglang", "trt": "trtllm"}
+SYNTHETIC = ("random", "random-ids")
+
+
+def read(source: SourceFile, given: Mapping[str, Any]) -> list[Row | Skipped]:
+    """One row per line of the file."""
+    return [_run(fields) for _, fields in source.each()]
+
+
+def _run(fields: Fields) -> Row:
+    completed, streams = fields.count("completed"), read_streams(fields)
+    row = Row(fields.where, "sglang_bench_serving", completed=completed)
+    inputs, outputs, duration = check_totals(fields, streams)
+    row.state(engine=ENGINES.get(fields.text("backend")), duration_s=duration)
+    _put_server(row, fields)
+    row.convert("input_tok", inputs / completed, "from total_input_tokens/completed")
+    row.convert("output_tok", outputs / completed, "from total_output_tokens/completed")
+    row.state(output_tok_per_s=fields.positive("output_throughput"))
+    if fields.has("total_throughput"):
+        row.state(total_tok_per_s=fields.positive("total_throughput"))
+    else:
+        row.derive("total_tok_per_s", (inputs + outputs) / duration, "(input + output tokens) / duration")
+    _put_spread_of_lengths(row, fields, streams)
+    _put_arrivals(row, fields, completed, len(fields.entries("ttfts")) if fields.has("ttfts") else completed)
+    accepted = fields.optional("accept_length") or 0.0
+    if accepted > 1.0:
+        row.speculative(f"{accepted:.3g} tokens per step")
+    _put_times(row, fields, streams, speculative=accepted > 1.0)
+    put_gaps(row, streams, accepted > 1.0)
+    return row
+
+
+def _put_server(row: Row, fields: Fields) -> None:
+    """What the server says of itself, where the client asked it."""
+    if fields.has("server_info") and row.columns.get("engine") == "sglang":
+        server = fields.section("server_info")
+        row.state(engine_version=server.optional_text("version"), model=server.optional_text("model_path"))
+        row.state(tp=server.optional_count("tp_size"), dp=server.optional_count("dp_size"))
+
+
+def _put_spread_of_lengths(row: Row, fields: Fields, streams: Streams | None) -> None:
+    dataset = fields.text("dataset_name")
+    if streams is not None and streams.fixed_lengths:
+        row.derive("length_spread", "fixed", "all lengths are equal")
+    elif dataset in SYNTHETIC and fields.has("random_range_ratio"):
+        ratio = fields.number("random_range_ratio")
+        if ratio <= 1.0:
+            spread_name = "fixed" if ratio == 1.0 else f"uniform:{ratio:g}"
+            row.convert("length_spread", spread_name, "from random_range_ratio")
+    elif dataset not in SYNTHETIC:
+        row.convert("length_spread", f"dataset:{dataset}", "from dataset_name")
+
+
+def _put_arrivals(row: Row, fields: Fields, completed: int, submitted: int) -> None:
+    row.failures(max(0, submitted - completed), submitted)
+    rate = fields.get("request_rate")
+    if rate == "trace":
+        row.mark("ambiguous:trace_replay")
+        row.state(load="open_loop", num_requests=submitted)
+        return
+    # JSON as Python writes it has Infinity for "all at once".
+    stated = None if rate in (float("inf"), "inf") else fields.positive("request_rate")
+    put_load(row, submitted, limit_reached(fields, stated), stated)
+
+
+def _put_times(row: Row, fields: Fields, streams: Streams | None, speculative: bool) -> None:
+    ttft, tpot, e2e = (summary(fields, name) for name in ("ttft", "tpot", "e2e_latency"))
+    for name, values in (("ttft", ttft), ("tpot", tpot), ("e2e_latency", e2e)):
+        if values.mean is None:
+            fields.number(f"mean_{name}_ms")
+    if streams is not None:
+        row.mark("summaries_recomputed")
+        check_spread(fields.where, ttft.times(MS), "{}_ttft_ms/1000", spread(streams.ttft_s), "ttfts")
+        if not speculative:  # there the summary is divided by the accepted tokens, the list is not
+            gaps = summary(fields, "itl")
+            check_spread(fields.where, gaps.times(MS), "{}_itl_ms/1000", spread(streams.all_gaps_s), "itls")
+    if fields.has("concurrency") and e2e.mean:
+        busy = e2e.mean * MS * fields.count("completed") / fields.positive("duration")
+        check_same(fields.where, ("concurrency", fields.number("concurrency")),
+                   ("mean_e2e_latency_ms completed / duration", busy))  # fmt: skip
+    for family, values in (("ttft_s", ttft), ("tpot_s", tpot), ("e2e_s", e2e)):
+        if values.mean == 0.0:
+            row.leave_empty(f"{family}_*", "0 in the file, so not measured")
+        row.convert_spread(family, values.times(MS), "from ms")
