@@ -32,7 +32,7 @@ from calibration.regressor import prior_calibrations
 from calibration.write import write_profile
 from validate.predict import Predictor
 
-# Small enough for a sweep in seconds, large enough that its weights (64 MB) do not stay in a cache and that arithmetic
+# Small enough for a sweep in seconds, large enough that its weights (68 MB) do not stay in a cache and that arithmetic
 # and memory, not Python, decide how long a step takes.
 MODEL = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "torch_dtype": "float32", "hidden_size": 512,
@@ -231,7 +231,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Calibrate the processor at hand and check the calibration.")
     parser.add_argument("--out", help="folder for sheet, journal, records and profile (default: a temporary one)")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch; one is disturbed least (default: 1)")
-    parser.add_argument("--rounds", type=int, default=3, help="times that every point is measured (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, choices=range(2, 33), metavar="N",
+                        help="times that every point is measured, at least 2 (default: 3)")  # fmt: skip
     parser.add_argument("--budget", type=float, default=60.0, help="seconds of measuring at most (default: 60)")
     parser.add_argument("--plot", help="write a figure here")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -259,9 +259,7 @@ def test_a_file_that_is_not_there(refused, folder):
     ],
 )
 def test_mistakes_in_the_users_generator_are_told_with_their_line(refused, folder, line, expected):
-    (folder / "boom.py").write_text(
-        f"def boom(run):\n    call = yield run.generate(run.problem, 'a', 5)\n    {line}\n"
-    )
+    (folder / "boom.py").write_text(f"def boom(run):\n    call = yield run.generate(run.problem, 'a', 5)\n    {line}\n")
     assert refused(*H100, "--strategy", "boom.py").startswith(expected)
 
 

@@ -73,7 +73,7 @@ def build_model(config: dict[str, Any], dtype: str, device: str, attention: str,
         known = AutoConfig.for_model(kind, **{key: value for key, value in config.items() if key not in _UNUSED})
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(known, attn_implementation=attention, dtype=types[dtype])
-    except torch.OutOfMemoryError:
+    except torch.cuda.OutOfMemoryError:
         raise BackendError(f"the weights of '{kind}' in {dtype} do not fit into the memory of {device}") from None
     except (ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]

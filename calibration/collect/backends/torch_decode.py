@@ -41,7 +41,7 @@ class Stepper:
         return bool(self._last_only)
 
     def run(self, prompts: Any, output_tok: int) -> Batch:
-        """Read `prompts` (batch, input_tok) and write `output_tok` tokens each. BackendError when memory runs out."""
+        """Read `prompts` (batch, input_tok) and write `output_tok` tokens each. BackendError when that fails."""
         import torch
 
         batch, length = prompts.shape
@@ -49,8 +49,11 @@ class Stepper:
         try:
             with torch.inference_mode(), no_garbage():
                 return self._steps(prompts, output_tok, cache, kind)
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             raise BackendError(f"out of memory with a batch of {batch} x {length + output_tok} tokens") from None
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise BackendError(f"a step of the model failed: {reason}") from error
 
     def _steps(self, prompts: Any, output_tok: int, cache: Any, kind: str) -> Batch:
         import torch
