@@ -14,14 +14,16 @@ fly: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/ruff check .
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto -m "not slow"
+	$(BIN)/pytest -m slow
 
 test-fast: $(VENV)/installed-dev
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n auto -m "not slow"
 
 bench: $(VENV)/installed-dev
 	$(BIN)/pytest benchmarks --benchmark-enable --benchmark-columns=median,min,rounds
 	$(BIN)/python benchmarks/traffic.py
+	$(BIN)/python benchmarks/schedules.py
 
 # Everything fitted or measured that the repository shows, made again from the rows that it ships.
 # 'kernels' takes two minutes, 'profiles' (fits of all engines, ledger and figures of them) about ten.
