@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -52,12 +53,12 @@ class Branch:
         self.frontier.update(dict.fromkeys(tasks))
 
 
-class Awaited:
+class Awaited(ABC):
     """What a strategy may yield."""
 
+    @abstractmethod
     def carry_out(self, branch: Branch) -> Generator:
         """Wait for it; returns what the strategy gets."""
-        raise NotImplementedError
 
 
 class Barrier(Awaited):
