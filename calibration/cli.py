@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from importlib import import_module
 
 import click
 
-from calibration.commands import collect, fit, kernels, profiles
+from calibration.commands import collect, fit, import_runs, kernels, profiles
 from simulator.cli.exits import OneLineErrors
 
 
@@ -23,6 +21,7 @@ def calibrate() -> None:
     \b
     Examples:
       calibrate collect --backend vllm --model Qwen/Qwen3-8B --gpu h100 --out my-runs --dry-run
+      calibrate import serve.json --gpu h100 --engine vllm:0.11.1 --out runs.csv
       calibrate fit my-runs.csv --gpu h100 --out my-h100.toml --plots residuals/
       simulate --gpu h100 --strategy pdr --calibration my-h100.toml
       validate runs.csv --profile my-h100.toml
@@ -31,10 +30,8 @@ def calibrate() -> None:
     """
 
 
-for command in (collect, fit, kernels, profiles):
+for command in (collect, import_runs, fit, kernels, profiles):
     command.register(calibrate)
-if importlib.util.find_spec("calibration.commands.import_runs"):
-    import_module("calibration.commands.import_runs").register(calibrate)
 
 
 def main() -> None:

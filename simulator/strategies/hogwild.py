@@ -25,7 +25,7 @@ from simulator.workload.lengths import Lengths
     },
     assumptions=(
         "one length is drawn for all workers: they stop together",
-        "the kernels read the cache once for all workers, as the authors' do",
+        "the kernels read the cache once for all workers, as the authors' do; beside other calls, once for each",
         "blocks that move into the common history are not copied, so they cost nothing",
         "the self-check question that a random worker gets every 1,024 tokens is left out",
         "queries are rotated once per step: the further rotations, one per block and worker, are not priced",
