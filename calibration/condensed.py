@@ -105,7 +105,7 @@ class Condensed:
     read_per_written: float  # prompt tokens per output token
 
     def metrics(self, seconds: np.ndarray, joules: np.ndarray | None = None) -> dict[str, float]:
-        """The metrics `names` (those of power only with `joules`) for seconds and joules (R,) of the rows."""
+        """The metrics `names` (those of power only with `joules`); (R,) seconds, and joules of all replicas, of the rows."""
         values: dict[str, float] = {}
         for name in self.names:
             if name in self.weights:
@@ -121,9 +121,9 @@ class Condensed:
         if name == "batch_mean":
             return self.replicas * float((repeat * self.running) @ seconds / (repeat @ seconds))
         if name == "power_w":
-            return self.replicas * float(repeat @ joules / (repeat @ seconds))
+            return float(repeat @ joules / (repeat @ seconds))
         if name == "energy_j_per_output_tok":
-            return float(repeat @ joules) / self.tokens[name]
+            return float(repeat @ joules) / (self.replicas * self.tokens[name])
         read = self.read_per_written if name == "total_tok_per_s" else 0.0
         return self.replicas * self.tokens[name] * (1.0 + read) / float(repeat @ seconds)
 

@@ -24,7 +24,7 @@ from simulator.workload.arrivals import poisson
 from simulator.workload.traffic import Traffic
 
 ARRIVAL_SEED = 20240301  # of Poisson arrivals where the caller gives none
-SAME = ("duration_s", "output_tok_per_s", "total_tok_per_s", "batch_mean", "energy_j_per_output_tok")
+SAME = ("duration_s", "output_tok_per_s", "total_tok_per_s", "batch_mean")
 OF_ONE_REPLICA = frozenset(("output_tok_per_s", "total_tok_per_s", "batch_mean"))
 
 
@@ -37,13 +37,14 @@ class OpenLoop:
     assumptions: tuple[str, ...]
 
     def metrics(self) -> dict[str, float]:
-        """Every metric of the schema, by column name, and `prefill_share`; power sums over the replicas."""
+        """Every metric of the schema, by column name, and `prefill_share`."""
         found = traffic_metrics(self.served)
         values = {name: found[name] * (self.replicas if name in OF_ONE_REPLICA else 1) for name in SAME}
         for span in ("ttft_s", "tpot_s", "itl_s", "e2e_s"):
             of_schema = {"mean": "mean", "median": "p50", "p99": "p99"}
             values |= {f"{span}_{which}": found[f"{span}_{ours}"] for which, ours in of_schema.items()}
-        values["power_w"] = self.replicas * found["mean_power_w"]
+        values["power_w"] = found["mean_power_w"]  # steps spend the joules of all replicas
+        values["energy_j_per_output_tok"] = found["energy_j_per_output_tok"] / self.replicas
         values["prefill_share"] = found["busy_share"] * found["prefill_share_of_busy"]
         return {name: value for name, value in values.items() if np.isfinite(value)}
 

@@ -18,9 +18,9 @@ QUANTILES = {"median": 0.5, "p99": 0.99}
 def metrics(trajectory: Trajectory, seconds: np.ndarray, joules: np.ndarray | None = None) -> dict[str, float]:
     """Every metric of the schema that the trajectory defines, by column name, and `prefill_share`.
 
-    `seconds` and `joules` (S,): of one step of each row, on one replica. Power sums over the replicas. Latencies cover
-    the whole run, throughput and power the windows of the trajectory; total_tok_per_s counts prompts at the rate of
-    outputs. `prefill_share` is the share of the time in steps with prefill.
+    `seconds` (S,): of one step of each row, on one replica; `joules` (S,): of it on the devices of all replicas, which
+    are alike. Latencies cover the whole run, throughput and power the windows of the trajectory; total_tok_per_s counts
+    prompts at the rate of outputs. `prefill_share` is the share of the time in steps with prefill.
     """
     spent = np.asarray(seconds, dtype=float) * trajectory.repeat
     edges = np.concatenate(([0.0], np.cumsum(spent)))
@@ -40,8 +40,8 @@ def metrics(trajectory: Trajectory, seconds: np.ndarray, joules: np.ndarray | No
     if joules is not None:
         within = slice(*trajectory.power_window)
         energy = float((joules * trajectory.repeat)[within].sum())
-        values["power_w"] = trajectory.replicas * energy / float(spent[within].sum())
-        written = float(trajectory.output_rows[within].sum())
+        values["power_w"] = energy / float(spent[within].sum())
+        written = trajectory.replicas * float(trajectory.output_rows[within].sum())
         if written:
             values["energy_j_per_output_tok"] = energy / written
     return values

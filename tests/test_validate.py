@@ -139,6 +139,16 @@ def test_predictions_file_has_a_row_per_run_and_only_measured_metrics(tmp_path):
         assert low < value < high
 
 
+@pytest.mark.parametrize("load", [{"load": "closed_loop"}, {"load": "open_loop", "request_rate_rps": 2.0}])
+def test_two_replicas_draw_the_power_of_two(tmp_path, load):
+    row = {"power_w": 500.0, "energy_j_per_output_tok": 1.0, "num_requests": 64, "concurrency": 8} | load
+    twice = {"dp": 2, "n_gpus": 2, "num_requests": 128, "concurrency": 16}
+    twice |= {"request_rate_rps": 2 * load["request_rate_rps"]} if "request_rate_rps" in load else {}
+    one, two = (p.values for p in predict(tmp_path, row, row | twice))
+    assert two["power_w"][0] == pytest.approx(2 * one["power_w"][0], rel=0.05)
+    assert two["energy_j_per_output_tok"][0] == pytest.approx(one["energy_j_per_output_tok"][0], rel=0.05)
+
+
 def test_rows_that_were_fitted_are_recognised_under_another_name():
     records = read_records(DIRECTORY / "edgereasoning.csv")
     profile = load_calibration(load_device("orin"), None, "vllm", "0.8.6")
