@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from calibration.points import spread_kind
 from calibration.records import RunRecord
-from calibration.replay import StepModels, replay
+from calibration.replay import Replay, StepModels, replay
 from calibration.setup import Setup, Unsupported, calibration_for, operation, resolve
 from simulator.profile import Z90, Calibration
 
@@ -29,6 +29,9 @@ class Prediction:
     notes: tuple[str, ...] = ()
     power_scope: str = ""  # what the profile's power covers
     device: str = ""  # id, and the power mode if it is not the default
+    setup: Setup | None = None  # what the record resolves to; None: it cannot be simulated
+    profile: str = ""  # id of the calibration
+    outcome: Replay = field(default_factory=lambda: Replay({}, {}))  # every metric, measured or not, and their floor
 
 
 def _spread(metric: str, setup: Setup, profile: Calibration, outside: tuple[str, ...]) -> float:
@@ -55,18 +58,19 @@ class Predictor:
         try:
             setup = resolve(record)
             profile = self._profile(setup)
-            values = replay(setup, self._models.get(setup, lambda: profile))
+            outcome = replay(setup, self._models.get(setup, lambda: profile))
         except Unsupported as reason:
             return Prediction(record, f"unsupported: {reason}")
         outside = extrapolations(setup, profile)
         out = {}
-        for metric in (name for name in record.measured() if name in values):
-            value = values[metric]
+        for metric in (name for name in record.measured() if name in outcome.values):
+            value = outcome.values[metric]
             factor = math.exp(Z90 * _spread(metric, setup, profile, outside))
             out[metric] = (value, value / factor, value * factor)
         return Prediction(
-            record, "extrapolated" if outside else "ok", out, outside, profile.power_scope, _device_name(setup)
-        )
+            record, "extrapolated" if outside else "ok", out, outside, profile.power_scope, _device_name(setup), setup,
+            profile.id, outcome,
+        )  # fmt: skip
 
     def predict_all(
         self, records: Sequence[RunRecord], progress: Callable[[int, int], None] | None = None

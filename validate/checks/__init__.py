@@ -1,0 +1,1 @@
+"""The checks of the suite: one module per subject, each with `check(evidence)` that yields findings."""
