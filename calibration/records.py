@@ -5,13 +5,14 @@ The schema (columns, order, units) is documented in `docs/records.md`.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
+from calibration.record_files import read_rows, shown
 from simulator.errors import UserError
 
 LOADS = ("static_batch", "closed_loop", "burst", "open_loop", "parallel_sampling")
@@ -119,62 +120,57 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 COLUMNS = tuple(RunRecord.__struct_fields__)
+LONGEST_NAME = 500  # characters of any cell but the flags: names and paths
 _REQUIRED = ("run_id", "source", "gpu", "model", "load")
 
 
 def read_records(path: str | Path) -> list[RunRecord]:
     """All rows of a run file, in order. UserError (file, line, column) on anything that is not one."""
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"run file '{path}' does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"run file '{path}' cannot be read: {error}") from None
-    reader = csv.DictReader(text.splitlines())
-    try:
-        header, rows = reader.fieldnames or [], [(row, reader.line_num) for row in reader]
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: not CSV: {error}") from None
-    if len(set(header)) < len(header):
-        raise UserError(f"{path}, line 1: a column name appears twice")
+    header, rows = read_rows(path)
+    where = f"{path}, line 1" if rows and rows[0][0].startswith("line") else f"{path}"
     unknown = [name for name in header if name not in COLUMNS]
     missing = [name for name in _REQUIRED if name not in header]
     if unknown or missing:
-        what = f"unknown column '{unknown[0]}'" if unknown else f"column '{missing[0]}' is missing"
-        raise UserError(f"{path}, line 1: {what}; expected the columns of docs/records.md")
-    records = [_read_row(row, path, line) for row, line in rows]
-    seen: set[str] = set()
-    for record in records:
+        what = f"unknown column '{shown(unknown[0])}'" if unknown else f"column '{missing[0]}' is missing"
+        raise UserError(f"{where}: {what}; expected the columns of docs/records.md")
+    seen: dict[str, str] = {}
+    records = []
+    for place, cells in rows:
+        record = _read_row(cells, f"{path}, {place}")
         if record.run_id in seen:
-            raise UserError(f"{path}: run_id '{record.run_id}' appears twice, expected unique ids")
-        seen.add(record.run_id)
+            raise UserError(
+                f"{path}, {place}, column run_id: '{shown(record.run_id)}' appears twice, first in "
+                f"{seen[record.run_id]}; expected unique ids"
+            )
+        seen[record.run_id] = place
+        records.append(record)
     return records
 
 
-def _read_row(row: dict[str | None, str | None], path: Path, line: int) -> RunRecord:
-    if None in row:
-        raise UserError(f"{path}, line {line}: more cells than columns")
-    cells = {name: value.strip() for name, value in row.items() if value and value.strip()}
+def _read_row(cells: Mapping[str, str], where: str) -> RunRecord:
     for name in _REQUIRED:
         if name not in cells:
-            raise UserError(f"{path}, line {line}: '{name}' is empty, expected a value")
+            raise UserError(f"{where}: '{name}' is empty, expected a value")
+    for name, value in cells.items():
+        if name != "flags" and len(value) > LONGEST_NAME:
+            raise UserError(
+                f"{where}, column {name}: found '{shown(value)}', expected at most {LONGEST_NAME} characters"
+            )
     if cells["load"] not in LOADS:
-        raise UserError(f"{path}, line {line}: load is '{cells['load']}', expected one of {', '.join(LOADS)}")
+        raise UserError(f"{where}, column load: load is '{shown(cells['load'])}', expected one of {', '.join(LOADS)}")
     try:
         record = msgspec.convert(cells, RunRecord, strict=False)
     except msgspec.ValidationError as error:
         what, _, place = str(error).partition(" - at ")
         column = place.strip("`").removeprefix("$.")
-        raise UserError(f"{path}, line {line}, column {column}: found '{cells.get(column)}': {what}") from None
+        raise UserError(f"{where}, column {column}: found '{shown(cells.get(column))}': {what}") from None
     for name, (low, high) in _bounds(record).items():
         value = getattr(record, name)
         if value is not None and not low <= value <= high:
-            raise UserError(
-                f"{path}, line {line}, column {name}: found {value:g}, expected a number from {low:g} to {high:g}"
-            )
+            raise UserError(f"{where}, column {name}: found {value:g}, expected a number from {low:g} to {high:g}")
     if record.engine and not re.fullmatch(r"[\w.-]{1,40}", record.engine):
-        raise UserError(f"{path}, line {line}, column engine: found '{record.engine[:40]}', expected one short word")
+        raise UserError(f"{where}, column engine: found '{shown(record.engine)}', expected one short word")
     return record
 
 

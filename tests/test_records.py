@@ -81,3 +81,50 @@ def test_scripts_of_a_source_say_what_its_rows_leave_out():
         assert with_scripts(record, architecture, version) is record
     other = msgspec.structs.replace(record, source="mlenergy")
     assert with_scripts(other, "hopper", "0.18.0") is other
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("runs.csv", HEADER + "\n" + ROW.rsplit(",", 2)[0], "line 2: fewer cells than columns, found 9, expected 11"),
+        ("runs.csv", HEADER + "\n" + ROW + ',"open', "line 2: not CSV"),
+        ("runs.csv", "", "the file is empty"),
+        ("runs.csv", HEADER + "\n" + ROW.replace("orin", "x" * 10**6), "column gpu: a cell of 1,000,000 characters"),
+        ("runs.csv", HEADER + "\n" + ROW.replace("orin", "x" * 501), "column gpu: found 'xxxx"),
+        ("runs.json", "{}", "found one JSON value, expected an array"),
+        ("runs.json", "[1]", "row 1: found 1, expected an object"),
+        ("runs.json", '[{"run_id": "a"', "not JSON"),
+        ("runs.json", '[{"run_id": ["a"]}]', "row 1, column run_id: found ['a'], expected a number or text"),
+        ("runs.json", '[{"run_id": "a"}]', "column 'source' is missing"),
+        ("runs.jsonl", '{"run_id": "a"}\nnot\n', "line 2: not JSON"),
+    ],
+)
+def test_broken_files_are_refused_with_the_place(tmp_path, name, content, complaint):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(UserError) as error:
+        read_records(path)
+    assert complaint in str(error.value) and str(path) in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_bytes(b"run_id\xff,source")
+    with pytest.raises(UserError, match="byte 6 is not UTF-8"):
+        read_records(path)
+
+
+def test_json_rows_are_the_same_runs(tmp_path):
+    (from_csv,) = read_records(write(tmp_path, ROW))
+    row = {"run_id": "a", "source": "me", "gpu": "orin", "model": "m", "load": "static_batch", "input_tok": 128}
+    row |= {"output_tok": 64.0, "ttft_s_mean": 0.5, "power_w": None, "cuda_graphs": True, "flags": from_csv.flags}
+    (tmp_path / "runs.json").write_bytes(msgspec.json.encode([row]))
+    (tmp_path / "runs.jsonl").write_bytes(msgspec.json.encode(row) + b"\n\n")
+    assert read_records(tmp_path / "runs.json") == read_records(tmp_path / "runs.jsonl") == [from_csv]
+
+
+def test_a_quoted_line_break_is_part_of_a_cell(tmp_path):
+    quoted = '"suspect:\u2028x\ny"'
+    first, second = ROW.replace("suspect:x;derived:y", quoted), ROW.replace("a,", "b,", 1)
+    assert [record.run_id for record in read_records(write(tmp_path, first, second))] == ["a", "b"]
