@@ -105,7 +105,7 @@ class Condensed:
     read_per_written: float  # prompt tokens per output token
 
     def metrics(self, seconds: np.ndarray, joules: np.ndarray | None = None) -> dict[str, float]:
-        """The metrics `names` (those of power only with `joules`); (R,) seconds, and joules of all replicas, of the rows."""
+        """The metrics `names` (those of power only with `joules`). (R,) seconds of the rows, joules of all replicas."""
         values: dict[str, float] = {}
         for name in self.names:
             if name in self.weights:

@@ -49,7 +49,7 @@ def spread_kind(setup: Setup, metric: str) -> str:
 
 
 def usable(records: Iterable[RunRecord], gpu: str | None = None) -> list[Setup]:
-    """Rows that a fit may use: supported, not `suspect:`, `ambiguous:` or `held_out`; of one GPU if `gpu` is an id."""
+    """Rows that a fit may use: simulated as stated, not `suspect:`, `ambiguous:` or `held_out`; of one GPU if given."""
     out = []
     for record in records:
         if not any(record.flagged(flag) for flag in ("suspect:", "ambiguous:", "held_out")):
@@ -57,7 +57,7 @@ def usable(records: Iterable[RunRecord], gpu: str | None = None) -> list[Setup]:
                 setup = resolve(record)
             except Unsupported:
                 continue
-            if (gpu is None or setup.device.id == gpu) and record.load != "open_loop":
+            if (gpu is None or setup.device.id == gpu) and record.load != "open_loop" and not setup.stand_ins:
                 out.append(setup)
     return out
 

@@ -7,8 +7,14 @@ from functools import lru_cache
 
 from calibration.records import RunRecord
 from calibration.sources import source_of, with_scripts
+from calibration.stand_ins import (
+    device_as_stated,
+    experts_as_stated,
+    lengths_as_stated,
+    precision_as_stated,
+)
 from simulator.cuda_graphs import EAGER, RULES, CudaGraphs
-from simulator.device import Device, load_device
+from simulator.device import Device
 from simulator.engine import EngineSettings
 from simulator.engine.defaults import frees_behind_windows, vllm_limits
 from simulator.errors import UserError
@@ -16,7 +22,7 @@ from simulator.memory import MemoryPlan, plan_memory
 from simulator.model import Model, load_model
 from simulator.model.layers import MoeFfn
 from simulator.parallel import Parallelism
-from simulator.precision import Precision, choose_precision
+from simulator.precision import Precision
 from simulator.profile import Calibration, Operation, architecture_features
 from simulator.profile_choice import load_calibration
 from simulator.profile_parts import EngineFamily, engine_family, is_async, rule_of, version_number
@@ -47,6 +53,7 @@ class Setup:
     batch: int  # requests at a time, over all replicas
     input_tok: int
     output_tok: int
+    stand_ins: tuple[str, ...] = ()  # what is simulated in place of what the record states
 
     @property
     def cuda_graphs(self) -> bool:
@@ -61,16 +68,11 @@ class Setup:
     @property
     def deployment(self) -> tuple:
         """What the cost of a step depends on besides the calibration; equal deployments share a step model."""
+        device = self.device
         return (
-            self.device.id, self.device.power_mode, self.family.id, self.version, self.model, self.precision,
-            self.parallel, self.sampler, self.graphs, self.async_scheduling,
+            device.id, device.power_mode, device.power.limit_w, self.family.id, self.version, self.model,
+            self.precision, self.parallel, self.sampler, self.graphs, self.async_scheduling,
         )  # fmt: skip
-
-
-@lru_cache(maxsize=256)
-def _device(gpu: str, power_mode: str | None) -> Device:
-    device = load_device(gpu)
-    return device.at_mode(power_mode) if power_mode else device
 
 
 @lru_cache(maxsize=256)
@@ -86,7 +88,7 @@ def _family(engine: str | None, version: str | None) -> EngineFamily:
 def is_gpu(record: RunRecord, gpu: str) -> bool:
     """Whether a record was measured on the GPU with this id; it may name it by an alias."""
     try:
-        return _device(record.gpu, None).id == gpu
+        return device_as_stated(record.gpu, None)[0].id == gpu
     except UserError:
         return False
 
@@ -97,10 +99,11 @@ def resolve(record: RunRecord) -> Setup:
     version = record.engine_version or source_of(record.source).engine_version
     family = _family(record.engine, version)
     try:
-        device, model = _device(record.gpu, record.power_mode), _model(record.model)
+        (device, mode), model = device_as_stated(record.gpu, record.power_mode), _model(record.model)
+        record, model, lengths = lengths_as_stated(record, model)
+        record, experts = experts_as_stated(record, model)
         record = with_scripts(record, device.architecture, version)
-        activations = _element_or_own(record.activation_dtype, device)
-        precision, _ = choose_precision(model, device, record.weight_dtype, activations, record.kv_dtype)
+        precision, types = precision_as_stated(record, model, device)
         precision = replace(precision, marlin=record.flagged("experts:marlin"))
         parallel = parallelism(record, model, precision)
         parallel.check(model)
@@ -110,8 +113,6 @@ def resolve(record: RunRecord) -> Setup:
         raise Unsupported(str(error)) from None
     if model.diffusion:
         raise Unsupported("a model that writes by diffusion")
-    if record.input_tok + record.output_tok > model.max_position_embeddings:
-        raise Unsupported(f"more tokens than the model can read ({model.max_position_embeddings})")
     hybrid = frees_behind_windows(family.engine, version)
     memory, kv_blocks = _memory(record, model, device, precision, settings, parallel, hybrid)
     return Setup(
@@ -131,6 +132,7 @@ def resolve(record: RunRecord) -> Setup:
         batch=round(record.concurrency or record.num_requests or 1),
         input_tok=round(record.input_tok),
         output_tok=round(record.output_tok),
+        stand_ins=tuple(said for said in (mode, *lengths, experts, types) if said),
     )
 
 
@@ -143,8 +145,6 @@ def _check(record: RunRecord) -> None:
         raise Unsupported("burst without num_requests")
     if record.load not in ("open_loop", "burst") and not record.concurrency:
         raise Unsupported("concurrency not stated")
-    if record.max_model_len and record.max_model_len < record.input_tok + record.output_tok:
-        raise Unsupported("input_tok + output_tok exceed the stated max_model_len")
 
 
 FP8_BLOCK = 128  # weights that share a scale
@@ -163,13 +163,6 @@ def parallelism(record: RunRecord, model: Model, precision: Precision) -> Parall
     if ep == 1 and precision.weights == "fp8-block" and any(width % (tp * FP8_BLOCK) for width in widths):
         ep = tp
     return Parallelism(tp, pp, ep if tp * dp % ep == 0 else 1, dp)
-
-
-def _element_or_own(activation: str | None, device: Device) -> str | None:
-    """Activation type as recorded; block scaling is a property of the weights."""
-    if activation in ("nvfp4", "mxfp4") and "fp4" not in device.compute.peak_flop_per_s:
-        return None
-    return "fp8" if activation == "fp8-block" else activation
 
 
 def _settings(

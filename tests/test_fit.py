@@ -56,7 +56,7 @@ def made_records(models=MODELS, truth=TRUTH):
     out = []
     for row in rows:
         setup = resolve(row)
-        values = replay(setup, step_model(setup, calibration))
+        values = replay(setup, step_model(setup, calibration)).values
         out.append(msgspec.structs.replace(row, **{name: values[name] for name in row.measured()}))
     return out
 
@@ -119,7 +119,7 @@ def test_a_fleet_prices_what_a_replay_predicts(made):
     fleet = schedule_points(points)
     calibration = prior_calibrations(fleet.setups)["l40s"]
     for setup, values in zip(fleet.setups, fleet.predict(lambda _: calibration)):
-        exact = replay(setup, step_model(setup, calibration))
+        exact = replay(setup, step_model(setup, calibration)).values
         for name, value in values.items():
             assert value == pytest.approx(exact[name], rel=5e-3), (setup.record.run_id, name)
 
@@ -150,7 +150,7 @@ def test_a_loaded_profile_predicts_the_rows_it_was_fitted_on(family, made, tmp_p
     write_profile(path, gpu_profile(family, "l40s", made, ("made.csv",)), "x", overwrite=False)
     loaded = load_calibration(load_device("l40s"), str(path))
     for p in family.predictions:
-        value = replay(p.setup, step_model(p.setup, loaded))[p.metric]
+        value = replay(p.setup, step_model(p.setup, loaded)).values[p.metric]
         assert value == pytest.approx(p.in_sample, rel=5e-3), (p.setup.record.run_id, p.metric)
 
 

@@ -84,7 +84,8 @@ class Predictor:
         return out
 
     def _profile(self, setup: Setup) -> Calibration:
-        key = (setup.device.id, setup.device.power_mode, setup.record.engine, setup.version)
+        device = setup.device
+        key = (device.id, device.power_mode, device.power.limit_w, setup.record.engine, setup.version)
         if key not in self._by_device:
             profile = self._by_device[key] = calibration_for(setup, self.profile_path)
             self.profiles[profile.id] = profile
@@ -98,7 +99,7 @@ def _device_name(setup: Setup) -> str:
 
 def extrapolations(setup: Setup, profile: Calibration) -> tuple[str, ...]:
     """How a run leaves the range that the profile was fitted on."""
-    outside = profile.extrapolations(operation(setup))
+    outside = (*profile.extrapolations(operation(setup)), *setup.stand_ins)
     family = setup.family
     other_engine = (setup.record.engine or family.engine) != family.engine
     other_version = profile.engine != family.id and setup.version is not None
