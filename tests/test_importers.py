@@ -24,7 +24,7 @@ from calibration.importers.fields import Fields, SourceFile, read_source
 from calibration.importers.given import read_given
 from calibration.importers.names import device_id, image_version
 from calibration.importers.row import Row, put_load
-from calibration.importers.table import record_of
+from calibration.importers.table import record_of, write_rows
 from calibration.importers.tools import KINDS, TOOLS, import_source
 from calibration.records import COLUMNS, METRICS, read_records
 from calibration.vendored import DIRECTORY
@@ -43,7 +43,7 @@ def imported(source, tool="auto", **given_columns):
     if isinstance(source, str):
         source = read_source(FILES / source)
     elif isinstance(source, list):
-        source = SourceFile("mutated.json", "0" * 64, tuple(source))
+        source = SourceFile("mutated.json", tuple(source))
     return [row for _, row in import_source(source, tool, given_columns).rows]
 
 
@@ -251,7 +251,7 @@ NAN = float("nan")
          "time_per_output_token_ms without the first token gives"),
         ("aiperf_summary.json", 0, "output_token_throughput.avg", 300.0, "request_count output_sequence_length"),
         ("aiperf_records.jsonl", 3, "metrics.inter_token_latency.value", 9.0, "record 4: inter_token_latency is 0.009"),
-        ("genai_perf.json", 0, "request_throughput.avg", 3.0, "request_count / request_throughput is"),
+        ("genai_perf.json", 0, "request_throughput.avg", 2.0, "request_count is 8 but request_throughput duration"),
         ("sglang.jsonl", 0, "concurrency", 2.5, "concurrency is 2.5 but mean_e2e_latency_ms completed / duration"),
         ("llama_bench.json", 0, "avg_ts", 8000.0, "avg_ts is 8000 but tokens per second of samples_ns"),
         ("inferencex.json", 0, "mean_intvty", 70.0, "mean_intvty is 70 but 1 / mean_tpot gives"),
@@ -328,6 +328,7 @@ def test_chunks_of_several_tokens_are_no_tokens():
     (row,) = imported(found)
     assert "itl_s_mean" not in row.columns and not flags(row, "suspect:")
     assert flags(row, "empty:") == ["itl_s_*:gaps between chunks, 0.25 of them per token"]
+    assert flags(row, "ambiguous:") == ["several_tokens_per_chunk"]  # perhaps speculative decoding
     records = documents("aiperf_records.jsonl")
     for record in records[:-1]:
         record["metrics"]["inter_chunk_latency"]["value"] = [7.0] * 50
@@ -380,7 +381,7 @@ def test_requests_without_a_stream_are_no_zeros():
 def test_a_client_that_was_late_is_suspect():
     found = documents("guidellm_v2.json")
     found[0]["benchmarks"][1]["scheduler_metrics"]["request_targeted_start_delay_avg"] = 0.02
-    assert flags(imported(found)[1], "suspect:") == ["client_lag"]
+    assert flags(imported(found)[1], "suspect:") == ["client_limit"]
     found[0]["benchmarks"][1]["scheduler_metrics"]["request_targeted_start_delay_avg"] = -1.0
     assert not flags(imported(found)[1], "suspect:")
 
@@ -417,12 +418,21 @@ def test_loads_in_the_schema_s_words(arguments, columns, ambiguous):
 @pytest.mark.parametrize(
     ("changes", "load", "ambiguous"),
     [
-        ({"request_rate": "inf"}, "burst", []),
+        ({"request_rate": "inf", "max_concurrent_requests": 200}, "burst", []),
+        ({"request_rate": "inf", "max_concurrent_requests": 19}, "burst", ["arrivals_not_at_once"]),  # a trace replayed
+        (
+            {"request_rate": "inf", "max_concurrent_requests": None, "start_times": [5.0, 40.0]},
+            "burst",
+            ["arrivals_not_at_once"],
+        ),
+        ({"request_rate": "inf", "max_concurrent_requests": None, "start_times": [0.0, 40.0, 40.1]}, "burst", []),
         ({"request_rate": "inf", "max_concurrency": 16}, "closed_loop", []),
         ({"burstiness": 0.5}, "open_loop", ["arrivals_not_poisson"]),
+        ({"burstiness": math.inf}, "open_loop", ["arrivals_not_poisson"]),  # evenly spaced
+        ({"probe_completed": 40, "probe_failed": 0}, "open_loop", ["probe_requests_beside"]),
         ({"max_concurrency": 10}, "open_loop", ["rate_with_limit_of_10_at_a_time"]),
         ({"max_concurrency": 64}, "open_loop", []),  # at most 19 were under way: the limit was never reached
-        ({"request_rate": "inf", "ramp_up_strategy": "linear"}, "burst", ["ramp_up"]),
+        ({"request_rate": "inf", "max_concurrent_requests": 200, "ramp_up_strategy": "linear"}, "burst", ["ramp_up"]),
     ],
 )
 def test_arrivals_of_vllm_serve(changes, load, ambiguous):
@@ -438,12 +448,16 @@ def test_arrivals_of_vllm_serve(changes, load, ambiguous):
         ({"name": "profiling", "type": "poisson", "rate": 3.0}, "open_loop"),
         ({"name": "profiling", "type": "concurrency", "concurrency": 4}, "closed_loop"),
         ({"name": "profiling", "type": "user_centric"}, None),
+        ({"name": "profiling", "type": "poisson", "rate_series": {"points": [[0, 1], [60, 9]]}}, None),
+        ({"name": "profiling", "type": "gamma", "rate": 3.0, "smoothness": 1.0}, "open_loop"),
     ],
 )
 def test_phases_of_aiperf(phase, load):
     found = documents("aiperf_summary.json")
     found[0]["input_config"]["phases"] = [phase]
-    assert imported(found)[0].columns.get("load") == load
+    assert imported(found)[0].columns.get("load") == load and ("rate_series" in phase) is bool(
+        flags(imported(found)[0], "ambiguous:")
+    )
     found[0]["input_config"]["phases"] = [phase, {**phase, "name": "again"}]
     assert flags(imported(found)[0], "empty:load") == [":2 profiling phases in one export"]
 
@@ -472,6 +486,11 @@ def test_failures_and_cuts_make_a_run_suspect():
     assert flags(imported(found)[0], "failed:") == ["1 of 201"] and not flags(imported(found)[0], "suspect:")
     found[0] |= {"num_prompts": 220, "failed": 20}
     assert flags(imported(found)[0], "suspect:") == ["failed_requests"]
+    found[0] |= {"num_prompts": 1000, "failed": 0}  # the data set had only 200
+    (row,) = imported(found)
+    assert row.columns["num_requests"] == 200 and not flags(row, "failed:")
+    del found[0]["failed"]  # as before 0.11
+    assert flags(imported(found)[0], "failed:") == ["800 of 1000"]
 
 
 # What the user states
@@ -597,7 +616,7 @@ def test_nothing_is_overwritten_and_no_run_comes_twice(tmp_path):
         assert result.exit_code == 2 and complaint in result.stderr and out.read_bytes() == before
     copied.write_bytes((FILES / "vllm_latency.json").read_bytes())
     twins = run(FILES / "vllm_latency.json", copied, "--out", tmp_path / "other.csv")
-    assert twins.exit_code == 2 and "holds the same bytes as" in twins.stderr
+    assert twins.exit_code == 2 and "is the run of" in twins.stderr
     assert not (tmp_path / "other.csv").exists()
 
 
@@ -628,7 +647,7 @@ def test_one_bad_file_means_no_output(tmp_path):
     assert result.exit_code == 2 and "nothing to import" in result.stderr
 
 
-def test_ids_depend_on_the_bytes_only(tmp_path):
+def test_ids_depend_on_the_content_only(tmp_path):
     for name, directory in (("a.json", "one"), ("b.json", "two")):
         (tmp_path / directory).mkdir()
         (tmp_path / directory / name).write_bytes((FILES / "guidellm_v2.json").read_bytes())
@@ -637,6 +656,330 @@ def test_ids_depend_on_the_bytes_only(tmp_path):
         for path in (tmp_path / "one" / "a.json", tmp_path / "two" / "b.json")
     ]
     assert ids[0] == ids[1] and len(set(ids[0])) == 2
+
+
+# What the tools' own sources say of their files
+
+
+def test_one_request_at_a_time_is_the_default_of_aiperf():
+    found = documents("aiperf_summary.json")
+    found[0]["input_config"]["phases"] = [{"name": "profiling", "type": "concurrency", "requests": 8}]
+    found[0]["benchmark_duration"]["avg"] = 8 * 0.741
+    for name, tokens in (("output_token_throughput", 101), ("total_token_throughput", 651)):
+        found[0][name]["avg"] = tokens / 0.741
+    (row,) = imported(found)
+    assert row.columns["concurrency"] == 1.0 and "derived:concurrency:1 where the file has none" in row.flags
+
+
+@pytest.mark.parametrize(
+    ("models", "expected"),
+    [(["a/b"], "a/b"), ([{"name": "a/b"}], "a/b"), ({"items": [{"name": "a/b"}]}, "a/b"), (["a", "b"], None)],
+)
+def test_models_of_aiperf(models, expected):
+    found = documents("aiperf_summary.json")
+    found[0]["input_config"]["models"] = models
+    assert imported(found)[0].columns.get("model") == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        ({"concurrency_ramp": {"duration": 30}}, "ambiguous:concurrency_ramp"),
+        ({"prefill_concurrency": 1}, "ambiguous:prefill_concurrency"),
+        ({"cancellation": {"rate": 10.0}}, "suspect:cancelled"),
+        ({"timing_mode": "agentic_replay"}, "ambiguous:timing_mode"),
+    ],
+)
+def test_unsteady_phases_of_aiperf_are_flagged(changes, flag):
+    found = documents("aiperf_summary.json")
+    found[0]["input_config"]["phases"][-1] |= changes
+    assert flag in imported(found)[0].flags
+
+
+@pytest.mark.parametrize(
+    ("loadgen", "load", "ambiguous"),
+    [
+        ({"request_rate": 2.0, "request_rate_mode": "poisson"}, "open_loop", []),
+        ({"request_rate": 2.0, "arrival_pattern": "constant"}, "open_loop", ["arrivals_not_poisson"]),
+        ({"request_rate": 2.0, "arrival_smoothness": 3.0}, "open_loop", ["arrivals_not_poisson"]),
+        ({"concurrency": 2, "request_rate_mode": "concurrency_burst"}, "closed_loop", []),
+        ({"user_centric_rate": 2.0}, None, []),
+    ],
+)
+def test_loads_of_the_first_versions_of_aiperf(loadgen, load, ambiguous):
+    found = documents("aiperf_summary_early.json")
+    found[0]["input_config"]["loadgen"] = loadgen
+    (row,) = imported(found)
+    assert row.columns.get("load") == load and flags(row, "ambiguous:") == ambiguous
+
+
+def test_answers_that_came_at_once_have_no_first_token():
+    sglang = documents("sglang.jsonl")[1:]
+    for statistic in ("mean", "median", "p99"):
+        sglang[0][f"{statistic}_ttft_ms"] = sglang[0][f"{statistic}_e2e_latency_ms"]
+        sglang[0][f"{statistic}_tpot_ms"] = sglang[0][f"{statistic}_itl_ms"] = 0.0
+    genai = documents("genai_perf.json")
+    genai[0]["time_to_first_token"] = genai[0]["request_latency"]
+    del genai[0]["inter_token_latency"]
+    for found in (sglang, genai):
+        (row,) = imported(found)
+        assert not any(name.startswith(("ttft", "tpot")) for name in row.columns) and row.columns["e2e_s_mean"] > 0
+        assert any(flag.startswith("ttft_s_*:") for flag in flags(row, "empty:"))
+
+
+def test_gaps_that_the_client_shared_out_have_a_mean_only():
+    found = documents("sglang.jsonl")[:1]
+    gaps = [0.011, 0.011, 0.011, 0.0112, 0.0112, 0.0112, 0.0114, 0.0112]
+    found[0]["itls"] = [gaps] * 6
+    for name, value in (("mean", np.mean(gaps)), ("median", 0.0112), ("p99", np.percentile(gaps * 6, 99))):
+        found[0][f"{name}_itl_ms"] = value * 1e3
+    (row,) = imported(found)
+    assert row.columns["itl_s_mean"] == pytest.approx(np.mean(gaps)) and "itl_s_p99" not in row.columns
+    assert flags(row, "empty:itl_s_median")
+
+
+def test_a_request_without_output_completed_all_the_same():
+    found = documents("vllm_serve_detailed.json")
+    one = found[0]
+    one["output_lens"][5], one["itls"][5], one["latencies"][5] = 0, [], one["ttfts"][5]
+    one |= {"total_output_tokens": 45, "output_throughput": 45 / one["duration"],
+            "total_token_throughput": (45 + 3072) / one["duration"]}  # fmt: skip
+    several = [(e - t) / 8 for e, t in zip(one["latencies"][:5], one["ttfts"])]
+    for name, values in (("tpot", several), ("e2el", one["latencies"]), ("itl", np.concatenate(one["itls"]))):
+        one |= {f"mean_{name}_ms": np.mean(values) * 1e3, f"median_{name}_ms": np.median(values) * 1e3,
+                f"p99_{name}_ms": np.percentile(values, 99) * 1e3}  # fmt: skip
+    (row,) = imported(found)
+    assert row.columns["output_tok"] == 7.5 and row.columns["ttft_s_mean"] == pytest.approx(0.06)
+    one["errors"] = ["", "", "", "", "", "Bad Gateway"]
+    assert "field 'completed' is 6, expected 5 as in 'output_lens'" in refused(found)
+
+
+SERVER = {"version": "0.5.9", "model_path": "Qwen/Qwen3-8B", "tp_size": 8, "pp_size": 1, "ep_size": 8, "dp_size": 8,
+          "enable_dp_attention": False, "disable_radix_cache": True, "speculative_algorithm": None,
+          "api_key": "sk-secret"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("server", "expected", "flag"),
+    [
+        ({}, {"engine": "sglang", "engine_version": "0.5.9", "tp": 8, "ep": 8, "dp": 8, "prefix_caching": False}, None),
+        ({"enable_dp_attention": True}, {"tp": 8, "dp": None, "n_gpus": 8}, "ambiguous:dp_attention"),
+        ({"speculative_algorithm": "EAGLE3"}, {}, "suspect:speculative_decoding"),
+        ({"tp_size": None}, {"engine": None, "model": None}, None),  # another engine's answer
+    ],
+)
+def test_what_an_sglang_server_says_of_itself(server, expected, flag):
+    found = documents("sglang.jsonl")[1:]
+    found[0] |= {"backend": "sglang-oai-chat", "accept_length": None, "server_info": SERVER | server}
+    (row,) = imported(found)
+    assert {name: row.columns.get(name) for name in expected} == expected
+    assert (flag in row.flags) if flag else not flags(row, "ambiguous:")
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        ({"dataset_name": "image"}, "suspect:multimodal_prompts"),
+        ({"total_input_vision_tokens": 900}, "suspect:multimodal_prompts"),
+        ({"dataset_name": "generated-shared-prefix"}, "ambiguous:shared_prefixes"),
+        ({"dataset_name": "mooncake", "request_rate": math.inf}, "ambiguous:trace_replay"),
+        ({"cache_report": {"total_cached_tokens": 2000}}, "suspect:cached_prompt"),
+        ({}, "failures_not_in_file"),
+    ],
+)
+def test_prompts_and_arrivals_of_sglang_that_are_unusual(changes, flag):
+    found = documents("sglang.jsonl")[1:]
+    found[0] |= changes
+    assert flag in imported(found)[0].flags
+
+
+def test_an_sglang_server_in_two_parts_is_skipped():
+    found = documents("sglang.jsonl")
+    found[0]["server_info"] = {"prefill": [{}], "decode": [{}]}
+    result = import_source(SourceFile("mutated.json", tuple(found)), "auto", {})
+    assert len(result.rows) == 1 and "result 1" in result.skipped[0].where
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("vllm_serve.json", {"backend": "openai-embeddings", "total_input_sequences": 200}),
+        ("vllm_serve.json", {"backend": "vllm-rerank"}),
+        ("sglang.jsonl", {"backend": "sglang-embedding", "total_output_tokens": 0}),
+    ],
+)
+def test_servers_that_write_no_text_are_refused(name, changes):
+    found = documents(name)[:1]
+    found[0] |= changes
+    assert "is a run of a server that writes no text" in refused(found)
+
+
+def test_endpoints_without_output_tokens_are_refused_by_field():
+    guidellm = documents("guidellm_v2.json")
+    guidellm[0]["benchmarks"][0]["metrics"]["output_token_count"]["successful"]["mean"] = 0.0  # embeddings
+    assert "field 'metrics.output_token_count.successful.mean' is 0" in refused(guidellm)
+    for name, tool in (("aiperf_summary.json", "aiperf"), ("genai_perf.json", "genai-perf")):
+        found = change(name, 0, "output_sequence_length", ...)
+        assert "field 'output_sequence_length.avg' is missing" in refused(found, tool)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value", "flag"),
+    [
+        ("vllm_serve.json", "rtfx", 12.5, "suspect:multimodal_prompts"),
+        ("vllm_serve.json", "diffusion_committed_per_step", 3.1, "suspect:diffusion_decoding"),
+        ("aiperf_summary.json", "num_images", {"unit": "images", "avg": 1.0}, "suspect:multimodal_prompts"),
+        ("genai_perf.json", "input_config.endpoint.type", "multimodal", "suspect:multimodal_prompts"),
+        ("guidellm_v2.json", "benchmarks.0.config.strategy.rampup_duration", 5.0, "ambiguous:ramp_up"),
+        ("guidellm_v2.json", "benchmarks.0.metrics.image",
+         {"images": {"input": {"successful": {"mean": 1.0}}}, "pixels": None}, "suspect:multimodal_prompts"),
+        ("guidellm_v2.json", "benchmarks.0.metrics.iter_tokens_per_iteration", {"successful": {"mean": 2.5}},
+         "ambiguous:several_tokens_per_chunk"),
+        ("guidellm_v2.json", "benchmarks.0.requests.successful.0.cached_tokens", 128, "suspect:cached_prompt"),
+        ("inferencex.json", "dcp_size", 4, "ambiguous:context_parallel"),
+        ("inferencex.json", "power_valid", 0, "empty:power_w:power_valid is 0"),
+        ("llama_bench.json", "tensor_buft_overrides", "exps=CPU", "suspect:partly_on_cpu"),
+    ],
+)  # fmt: skip
+def test_what_no_model_of_plain_decoding_covers_is_flagged(name, path, value, flag):
+    assert flag not in the(name).flags
+    assert flag in imported(change(name, 0, path, value))[0].flags
+
+
+def test_empty_answers_of_genai_perf_count_as_failures():
+    found = documents("genai_perf.json")
+    found[0]["request_throughput"]["avg"] *= 10 / 8  # counts all, request_count only the 8 that said something
+    (row,) = imported(found)
+    assert flags(row, "failed:") == ["2 of 10"] and flags(row, "suspect:") == ["failed_requests"]
+
+
+def test_early_exports_of_genai_perf_are_refused_with_the_version():
+    found = change("genai_perf.json", 0, "request_count", ...)
+    assert "field 'request_count' is missing, expected an export of GenAI-Perf 0.0.13 or later" in refused(found)
+
+
+def test_an_agentic_run_of_inferencex_is_skipped_not_the_whole_list():
+    found = documents("inferencex.json")
+    found[1] = {name: found[1][name] for name in ("hw", "conc", "framework", "precision", "tp", "ep", "model")}
+    found[1]["scenario_type"] = "agentic-coding"
+    result = import_source(SourceFile("mutated.json", tuple(found)), "auto", {})
+    assert len(result.rows) == 1 and "agentic-coding" in result.skipped[0].reason
+    assert "field 'tput_per_gpu' is missing" in refused(change("inferencex.json", 0, "tput_per_gpu", ...))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {"n_gpus": 2, "pp": 2, "tp": None}),
+        ({"split_mode": "row"}, {"n_gpus": 2, "tp": 2, "pp": None}),
+        ({"split_mode": "none"}, {"n_gpus": 1, "tp": None, "pp": None}),
+        ({"devices": "CUDA1"}, {"n_gpus": 1, "tp": None, "pp": None}),
+        ({"gpu_info": "NVIDIA GeForce RTX 4090, NVIDIA L40S"}, {"gpu": None, "n_gpus": None}),
+    ],
+)
+def test_llama_bench_lists_gpus_that_it_does_not_use(changes, expected):
+    found = documents("llama_bench.json")[:1]
+    found[0] |= {"gpu_info": "NVIDIA GeForce RTX 4090, NVIDIA GeForce RTX 4090"} | changes
+    (row,) = imported(found)
+    assert {name: row.columns.get(name) for name in expected} == expected
+    found[0]["n_prompt"] = 512.7
+    assert "field 'n_prompt' is 512.7, expected a whole number" in refused(found)
+
+
+# What never gets into a record
+
+
+SECRET = "sk-1234567890"
+
+
+def spoiled(value, key=""):
+    """A document whose texts are all secrets, but for those that the reader needs to find its way."""
+    if isinstance(value, dict):
+        extra = {"api_key": SECRET, "headers": {"Authorization": f"Bearer {SECRET}"}, "cli_command": SECRET}
+        gpus = key in ("gpus", "endpoints") or "gpu0" in value  # maps, whose keys are names
+        return {name: spoiled(child, name) for name, child in value.items()} | ({} if gpus else extra)
+    if isinstance(value, list):
+        return [spoiled(child, key) for child in value]
+    private = ("generated_texts", "errors", "output", "prompt", "target", "url", "urls", "request_args", "tag", "label",
+               "tokenizer_id", "model_filename", "date", "request_id", "x_request_id", "worker_id")  # fmt: skip
+    return f"https://user:{SECRET}@host/" if key in private and isinstance(value, str) and value else value
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prompts_answers_and_keys_stay_out_of_records_and_report(name, tmp_path):
+    path = tmp_path / "spoiled.jsonl"
+    path.write_text("".join(json.dumps(spoiled(document)) + "\n" for document in documents(name)))
+    result = run(path, "--out", tmp_path / "runs.csv")
+    assert result.exit_code == 0 and SECRET in path.read_text(), result.output
+    assert SECRET not in (tmp_path / "runs.csv").read_text() + result.output
+    assert "text" not in {cell for line in (tmp_path / "runs.csv").read_text().splitlines() for cell in line.split(",")}
+
+
+def test_addresses_and_paths_are_no_names():
+    row = imported(change("vllm_serve.json", 0, "model_id", f"https://user:{SECRET}@host/v1"))[0]
+    assert "model" not in row.columns and SECRET not in str(row.flags)
+    row = imported(change("llama_bench.json", 0, "gpu_info", "../../h100.toml"))[0]
+    assert "gpu" not in row.columns and flags(row, "empty:gpu") == [":a path in the file, no name"]
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\ud800", "a\u2028b", "x" * 501])
+def test_texts_that_do_not_print_are_refused(text):
+    assert "expected printable text" in refused(change("vllm_serve.json", 0, "model_id", text))
+
+
+# Files that grow, and files that are the same
+
+
+def test_a_line_with_other_line_separators_is_one_line(tmp_path):
+    path = tmp_path / "records.jsonl"
+    records = documents("aiperf_records.jsonl")
+    records[-1]["error"]["message"] = "split\u2028here\x85and here"
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    assert imported(read_source(path))[0].columns["num_requests"] == 9
+
+
+def test_a_file_that_grew_does_not_bring_its_old_runs_again(tmp_path):
+    path, out = tmp_path / "results.jsonl", tmp_path / "runs.csv"
+    first, second = (json.dumps(document) + "\n" for document in documents("sglang.jsonl"))
+    path.write_text(first)
+    assert run(path, "--out", out).exit_code == 0
+    path.write_text(first + second)
+    again = run(path, "--out", out, "--append")
+    assert again.exit_code == 2 and "already, expected runs that are not in it" in again.stderr
+    path.write_text(second)
+    assert run(path, "--out", out, "--append").exit_code == 0
+    path.write_text(first + first)
+    twice = run(path, "--out", tmp_path / "other.csv")
+    assert twice.exit_code == 2 and "result 2: is the run of" in twice.stderr and "result 1 again" in twice.stderr
+
+
+def test_formatting_does_not_make_a_run_another(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(documents("vllm_serve.json")[0], indent=7, sort_keys=True))
+    ids = [import_source(read_source(p), "auto", {}).rows[0][0] for p in (path, FILES / "vllm_serve.json")]
+    assert ids[0] == ids[1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ("gpu_memory_utilization=5", "gpu_memory_utilization would be 5, expected a number from 1e-06 to 1"),
+        ("tp=2000000000", "tp would be 2e+09"),
+        ("length_spread=normal", "length_spread 'normal': expected fixed, uniform:R"),
+        ("length_spread=uniform:2", "length_spread 'uniform:2'"),
+    ],
+)
+def test_statements_that_the_run_file_would_not_take_are_refused(setting, complaint, tmp_path):
+    result = run(FILES / "vllm_serve.json", "--set", setting, "--out", tmp_path / "runs.csv")
+    assert result.exit_code == 2 and complaint in result.stderr and not (tmp_path / "runs.csv").exists()
+
+
+def test_files_nested_beyond_reason_are_refused():
+    document = {}
+    for _ in range(100_000):
+        document = {"a": document}
+    with pytest.raises(UserError, match="x: not JSON that can be read: thousands of brackets"):
+        SourceFile("x", (document,)).digest  # noqa: B018, computed on access
 
 
 # Names
@@ -678,7 +1021,8 @@ def test_a_path_through_anything_is_missing_not_an_error():
 
 
 JUNK = [None, True, -1, 0, 1, 3, 1e-9, 1e9, 1e300, NAN, math.inf, 10**400, "", "x", "nan", [], [1], [[]], [None], {},
-        {"a": 1}, "inf", "1.5"]  # fmt: skip
+        {"a": 1}, "inf", "1.5", "a\nb", "\ud800", "x;y", "https://user:secret@host/x", "../h100.toml", "a" * 600,
+        {"\n": 1}]  # fmt: skip
 
 
 def places(value, path=()):
@@ -704,8 +1048,16 @@ def mutate(found, rng):
             target[last] = copy.deepcopy(rng.choice(JUNK))
 
 
+def check_readable(rows, path):
+    """Write rows, what they leave open filled in, and read them as `validate` does."""
+    path.unlink(missing_ok=True)
+    open_columns = {"gpu": "h100-sxm", "model": "m", "load": "burst"}
+    write_rows(path, [open_columns | record_of(f"r{i}", row) for i, row in enumerate(rows)], append=False)
+    assert len(read_records(path)) == len(rows)
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_mutated_documents_never_end_in_a_traceback(name):
+def test_mutated_documents_give_readable_records_or_one_sentence(name, tmp_path):
     original = documents(name)
     tool = import_source(read_source(FILES / name), "auto", {}).kind.tool
     done = 0
@@ -718,9 +1070,10 @@ def test_mutated_documents_never_end_in_a_traceback(name):
         try:
             rows = imported(found, tool if seed % 2 else "auto", tp=1)
         except UserError as error:
-            assert "\n" not in str(error) and len(str(error)) < 600
+            assert str(error).isprintable() and len(str(error)) < 600
             continue
         done += 1
+        check_readable(rows, tmp_path / "runs.csv")
         for row in rows:
             assert all(math.isfinite(row.columns[m]) and row.columns[m] > 0 for m in METRICS if m in row.columns)
             assert all(";" not in flag and "\n" not in flag for flag in row.flags)

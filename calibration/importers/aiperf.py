@@ -1,8 +1,9 @@
 """AIPerf: the summary `profile_export_aiperf.json` and the records per request `profile_export.jsonl`.
 
-Read from docs/reference/json-export-schema.md (schema versions 1.0 to 1.5), docs/metrics-reference.md and
-docs/tutorials/working-with-profile-exports.md of AIPerf. Its inter token latency is (request latency - TTFT) / (n - 1)
-per request, so our TPOT; inter chunk latency is the gap between chunks, which may hold several tokens.
+Read from docs/reference/json-export-schema.md (schema versions 1.0 to 1.5), docs/metrics-reference.md,
+docs/tutorials/working-with-profile-exports.md and src/aiperf/config/phases.py of AIPerf. Its inter token latency is
+(request latency - TTFT) / (n - 1) per request, so our TPOT; inter chunk latency is the gap between chunks, which may
+hold several tokens. The configuration in the file has only what the user set, so defaults of the tool are filled in.
 """
 
 from __future__ import annotations
@@ -12,18 +13,23 @@ from typing import Any
 
 from calibration.importers.definitions import check_same, gaps_per_token, one_token_per_chunk, spread
 from calibration.importers.fields import Fields, SourceFile, shown
-from calibration.importers.names import state_gpu
+from calibration.importers.names import state_gpu, state_model
 from calibration.importers.nvidia_stats import put_lengths, put_power, put_times, time_unit, watts_of
 from calibration.importers.row import Row, Skipped, put_load
 from simulator.errors import UserError
 
 SCHEMAS = ("1.0", "1.1", "1.2", "1.3", "1.4", "1.5")
 POWER = ("nvidia_power_usage", "gpu_power_usage", "amd_power_usage")
+RATES = ("poisson", "constant", "gamma")
+UNSTEADY = ("concurrency_ramp", "rate_ramp", "rate_series", "prefill_concurrency", "timing_mode", "adaptive_scale")
+STEADY = "request_rate"  # the timing mode of all phases that have none
+UNSTEADY_BEFORE = ("concurrency_ramp_duration", "request_rate_ramp_duration", "prefill_concurrency")  # in "loadgen"
+PICTURES = ("num_images", "image_throughput", "image_latency", "video_throughput", "audio_throughput")
 
 
 def read_summary(source: SourceFile, given: Mapping[str, Any]) -> list[Row | Skipped]:
     """The row of a summary export."""
-    return [_summary(fields, given) for _, fields in source.each()]
+    return [_summary(fields, given) for fields in source.each()]
 
 
 def _summary(fields: Fields, given: Mapping[str, Any]) -> Row:
@@ -36,6 +42,8 @@ def _summary(fields: Fields, given: Mapping[str, Any]) -> Row:
     row.failures(failed, completed + failed)
     if fields.flag("was_cancelled"):
         row.mark("suspect:cancelled")
+    if any(fields.has(metric) for metric in PICTURES):
+        row.mark("suspect:multimodal_prompts")
     put_lengths(row, fields)
     duration = fields.positive("benchmark_duration.avg") * time_unit(fields, "benchmark_duration")
     rate, outputs = fields.positive("output_token_throughput.avg"), completed * row.columns["output_tok"]
@@ -55,23 +63,18 @@ def _summary(fields: Fields, given: Mapping[str, Any]) -> Row:
 
 
 def _put_config(row: Row, config: Fields, requests: int) -> None:
-    """Model and load: "loadgen" up to schema 1.1, a list of "phases" later."""
+    """Model and load: "loadgen" in the first versions, a list of "phases" later."""
     if config.has("phases"):
+        state_model(row, _model(config, "models.items" if config.has("models.items") else "models"))
         phases = config.sections("phases", "phase")
         phases = [phase for phase in phases if "warmup" not in (phase.get("kind"), phase.get("name"))]
-        row.state(model=_model(config, "models"))
         if len(phases) == 1:
             _put_phase(row, phases[0], requests)
         else:
             row.leave_empty("load", f"{len(phases)} profiling phases in one export")
     elif config.has("loadgen"):
-        row.state(model=_model(config, "endpoint.model_names"))
-        load = config.section("loadgen")
-        rate, clients = load.optional("request_rate"), load.optional_count("concurrency")
-        if rate is not None or clients is not None:
-            mode = load.optional_text("request_rate_mode") or "poisson"
-            put_load(row, requests, clients, load.positive("request_rate") if rate is not None else None,
-                     poisson=mode.lower() == "poisson")  # fmt: skip
+        state_model(row, _model(config, "endpoint.model_names"))
+        _put_loadgen(row, config, requests)
 
 
 def _model(config: Fields, path: str) -> str | None:
@@ -80,17 +83,48 @@ def _model(config: Fields, path: str) -> str | None:
     if not isinstance(names, list) or len(names) != 1:
         return None
     name = names[0].get("name") if isinstance(names[0], dict) else names[0]
-    return name.strip() if isinstance(name, str) and name.strip() else None
+    return config.text_of(name, f"{path}[0]")
+
+
+def _put_loadgen(row: Row, config: Fields, requests: int) -> None:
+    load = config.section("loadgen")
+    if load.has("user_centric_rate") or config.flag("input.fixed_schedule"):
+        row.leave_empty("load", "neither a rate nor a concurrency governed arrivals")
+        return
+    clients = load.optional_count("concurrency")
+    if load.has("request_rate"):
+        mode = load.optional_text("arrival_pattern") or load.optional_text("request_rate_mode") or "poisson"
+        poisson = mode.lower() == "poisson" and not load.has("arrival_smoothness")
+        put_load(row, requests, clients, load.positive("request_rate"), poisson)
+    elif clients is not None:
+        put_load(row, requests, clients)
+    _mark_unsteady(row, load, UNSTEADY_BEFORE)
 
 
 def _put_phase(row: Row, phase: Fields, requests: int) -> None:
+    """Arrivals of the one profiling phase."""
     kind, clients = phase.text("type"), phase.optional_count("concurrency")
     if kind == "concurrency":
-        put_load(row, requests, phase.count("concurrency"))
-    elif kind in ("poisson", "constant", "gamma"):
-        put_load(row, requests, clients, phase.positive("rate"), poisson=kind == "poisson")
-    else:
+        if clients is None:
+            row.mark("derived:concurrency:1 where the file has none")
+        put_load(row, requests, clients or 1)
+    elif kind not in RATES:
         row.leave_empty("load", f"arrivals of type {kind}")
+    elif phase.has("rate_series"):
+        row.leave_empty("load", "arrivals at a rate that changes")
+    else:
+        poisson = kind == "poisson" or (kind == "gamma" and phase.optional("smoothness") == 1.0)
+        put_load(row, requests, clients, phase.positive("rate"), poisson)
+    _mark_unsteady(row, phase, UNSTEADY)
+
+
+def _mark_unsteady(row: Row, load: Fields, names: tuple[str, ...]) -> None:
+    """Note what makes arrivals others than a steady rate or a steady number at a time."""
+    for name in names:
+        if load.get(name) not in (None, False, STEADY):
+            row.mark(f"ambiguous:{name}")
+    if load.get("cancellation") or load.get("request_cancellation_rate"):
+        row.mark("suspect:cancelled")
 
 
 def _put_telemetry(row: Row, fields: Fields, given: Mapping[str, Any]) -> None:
@@ -115,7 +149,7 @@ def _put_telemetry(row: Row, fields: Fields, given: Mapping[str, Any]) -> None:
 def read_records(source: SourceFile, given: Mapping[str, Any]) -> list[Row | Skipped]:
     """The one row that the records per request of a run give; model and load are not in this file."""
     done, failed = [], 0
-    for _, record in source.each("record"):
+    for record in source.each("record"):
         if record.text("metadata.benchmark_phase") != "profiling":
             continue
         if record.has("error") or record.flag("metadata.was_cancelled"):
@@ -168,11 +202,14 @@ def _value_s(record: Fields, metric: str) -> float | None:
 
 def _put_chunks(row: Row, done: list[Fields], outputs: list[float]) -> None:
     name = "metrics.inter_chunk_latency"
-    gaps = [gap * time_unit(r, name) for r in done if r.has(name) for gap in r.numbers(f"{name}.value")]
+    gaps: list[float] = []
+    for record in done:
+        if record.has(name):
+            unit = time_unit(record, name)
+            gaps += [gap * unit for gap in record.numbers(f"{name}.value")]
     if not gaps:
         row.leave_empty("itl_s_*", "no inter_chunk_latency in the file")
     elif one_token_per_chunk(len(gaps), sum(outputs), len(done)):
         row.convert_spread("itl_s", spread(gaps), "from inter_chunk_latency, one token per chunk")
     else:
-        share = gaps_per_token(len(gaps), sum(outputs), len(done))
-        row.leave_empty("itl_s_*", f"gaps between chunks, {share:.3g} of them per token")
+        row.chunks_of(gaps_per_token(len(gaps), sum(outputs), len(done)))

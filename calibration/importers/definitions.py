@@ -15,6 +15,7 @@ import numpy as np
 from simulator.errors import UserError
 
 TOLERANCE = 0.01  # how far a file's own figures may disagree, relative
+SEVERAL = 0.7  # gaps per token below which chunks hold several tokens by design, not because a client fell behind
 STATISTICS = ("mean", "median", "p99")
 SECONDS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 # What a time of one request can be, in seconds; outside it milliseconds and seconds were probably mixed up. The lower

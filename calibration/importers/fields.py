@@ -14,21 +14,38 @@ from simulator.errors import UserError
 
 _MISSING = object()
 LARGEST = 1e30  # beyond it sums overflow; nanoseconds since 1970 are below 1e19
+LONGEST = 500  # characters of a text that goes into a record; names and paths are shorter
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One result file: its documents (one, or one per line or list entry) and the hash of its bytes."""
+    """One result file, or one document of it: a JSON object, or one per line or list entry."""
 
     name: str
-    digest: str
     documents: tuple[Any, ...]
+    first: int | None = None  # place of the first document in the file; None: this is the whole file
 
-    def each(self, noun: str = "result") -> Iterator[tuple[int, Fields]]:
-        """Every document with its index; the place in the file is named where there are several."""
+    def each(self, noun: str = "result") -> Iterator[Fields]:
+        """Every document; its place in the file is named where there are several."""
         for index, document in enumerate(self.documents):
-            where = self.name if len(self.documents) == 1 else f"{self.name}, {noun} {index + 1}"
-            yield index, Fields(document, where)
+            alone = self.first is None and len(self.documents) == 1
+            yield Fields(document, self.name if alone else f"{self.name}, {noun} {(self.first or 0) + index + 1}")
+
+    def parts(self) -> Iterator[SourceFile]:
+        """Every document as a source of its own."""
+        for index, document in enumerate(self.documents):
+            yield SourceFile(self.name, (document,), None if len(self.documents) == 1 else index)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the content: the same under any name or formatting, and in a file to which runs were added."""
+        found = hashlib.sha256()
+        try:
+            for document in self.documents:
+                found.update(json.dumps(document, sort_keys=True).encode() + b"\n")
+        except RecursionError:  # reading had just enough room for it
+            raise UserError(f"{self.name}: not JSON that can be read: thousands of brackets in each other") from None
+        return found.hexdigest()
 
 
 class _TwiceError(ValueError):
@@ -38,8 +55,7 @@ class _TwiceError(ValueError):
 def read_source(path: str | Path) -> SourceFile:
     """A JSON file, or one with a JSON object per line. UserError when it is neither, or empty."""
     try:
-        content = Path(path).read_bytes()
-        text = content.decode("utf-8-sig")
+        text = Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: does not exist, expected a result file of a benchmark tool") from None
     except OSError as error:
@@ -51,7 +67,7 @@ def read_source(path: str | Path) -> SourceFile:
         if not isinstance(document, dict):
             place = f", entry {index + 1}" if len(documents) > 1 else ""
             raise UserError(f"{path}{place}: holds {shown(document)}, expected a JSON object")
-    return SourceFile(str(path), hashlib.sha256(content).hexdigest(), tuple(documents))
+    return SourceFile(str(path), tuple(documents))
 
 
 def _documents(text: str, path: str) -> list[Any]:
@@ -70,7 +86,7 @@ def _documents(text: str, path: str) -> list[Any]:
 
 def _lines(text: str, path: str) -> list[Any]:
     found = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # texts of requests may hold other line separators
         if line.strip():
             try:
                 found.append(_parsed(line, path))
@@ -85,7 +101,7 @@ def _parsed(text: str, path: str) -> Any:
     except json.JSONDecodeError:
         raise
     except _TwiceError as error:
-        raise UserError(f"{path}: field '{error}' stands twice in one object, expected once") from None
+        raise UserError(f"{path}: field '{printable(str(error))}' stands twice in one object, expected once") from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
         raise UserError(f"{path}: not JSON that can be read: {error}") from None
 
@@ -96,6 +112,11 @@ def _without_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         raise _TwiceError(next(key for key, _ in pairs if key in seen or seen.add(key)))
     return found
+
+
+def printable(text: str) -> str:
+    """A text of the file in a complaint: whatever does not print, line breaks too, is escaped."""
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def shown(value: Any) -> str:
@@ -149,11 +170,20 @@ class Fields:
         """A whole number of at least 1; None when the field is null or not there."""
         return self.count(path) if self.has(path) else None
 
+    def whole(self, path: str) -> int:
+        """A whole number of at least 0."""
+        return self.count(path) if self.number(path) else 0
+
     def text(self, path: str) -> str:
-        """A string that is not empty."""
-        value = self._required(path, "text")
+        """A string that is not empty, all of it printable: texts go into records, a line each."""
+        return self.text_of(self._required(path, "text"), path)
+
+    def text_of(self, value: Any, path: str) -> str:
+        """A value that stands at `path`, as `text` reads it."""
         if not isinstance(value, str) or not value.strip():
             self.refuse(path, f"is {shown(value)}, expected text")
+        if not value.strip().isprintable() or len(value) > LONGEST:
+            self.refuse(path, f"is {shown(value)}, expected printable text of at most {LONGEST} characters")
         return value.strip()
 
     def optional_text(self, path: str) -> str | None:
@@ -199,7 +229,7 @@ class Fields:
 
     def numbers(self, path: str) -> list[float]:
         """A list of finite numbers, each at least 0."""
-        return [self._number(value, f"{path}[{index}]") for index, value in enumerate(self.entries(path))]
+        return self.numbers_of(self.entries(path), path)
 
     def number_lists(self, path: str) -> list[list[float]]:
         """A list of lists of finite numbers, each at least 0."""
@@ -209,11 +239,13 @@ class Fields:
         """A value that stands at `path`, as a list of numbers."""
         if not isinstance(value, list):
             self.refuse(path, f"is {shown(value)}, expected a list of numbers")
+        if all(type(entry) in (int, float) and 0 <= entry <= LARGEST for entry in value):
+            return [float(entry) for entry in value]
         return [self._number(entry, f"{path}[{index}]") for index, entry in enumerate(value)]
 
     def refuse(self, path: str, complaint: str) -> NoReturn:
         """The UserError about a field."""
-        raise UserError(f"{self.where}: field '{self._name(path)}' {complaint}")
+        raise UserError(f"{self.where}: field '{printable(self._name(path))}' {complaint}")
 
     def _number(self, value: Any, path: str) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):

@@ -11,38 +11,47 @@ from typing import Any
 
 from calibration.importers.definitions import check_same
 from calibration.importers.fields import Fields, SourceFile
+from calibration.importers.names import state_model
 from calibration.importers.nvidia_stats import put_lengths, put_power, put_times
 from calibration.importers.row import Row, Skipped, put_load
+
+MULTIMODAL = ("multimodal", "vision")
 
 
 def read(source: SourceFile, given: Mapping[str, Any]) -> list[Row | Skipped]:
     """The row of an export."""
-    return [_export(fields, given) for _, fields in source.each()]
+    return [_export(fields, given) for fields in source.each()]
 
 
 def _export(fields: Fields, given: Mapping[str, Any]) -> Row:
+    if not fields.has("request_count"):
+        fields.refuse("request_count", "is missing, expected an export of GenAI-Perf 0.0.13 or later")
     completed = fields.count("request_count.avg")
     row = Row(fields.where, "genai_perf", completed=completed)
     put_lengths(row, fields)
     rate = fields.positive("output_token_throughput.avg")
     duration = completed * row.columns["output_tok"] / rate
-    check_same(fields.where, ("request_count / request_throughput",
-                              completed / fields.positive("request_throughput.avg")),
-               ("output tokens / output_token_throughput", duration))  # fmt: skip
+    submitted = round(duration * fields.positive("request_throughput.avg"))
+    if submitted > completed:  # its request throughput counts empty answers, too; nothing else in the file does
+        row.failures(submitted - completed, submitted)
+    else:
+        check_same(fields.where, ("request_count", completed), ("request_throughput duration", submitted))
     row.derive("duration_s", duration, "output tokens / output_token_throughput")
     row.state(output_tok_per_s=rate)
     both = completed * (row.columns["input_tok"] + row.columns["output_tok"])
     row.derive("total_tok_per_s", both / duration, "(input + output tokens) / duration")
     put_times(row, fields)
-    _put_config(row, fields, completed)
+    _put_config(row, fields, max(completed, submitted))
     _put_telemetry(row, fields, given)
     return row
 
 
 def _put_config(row: Row, fields: Fields, requests: int) -> None:
     names = fields.entries("input_config.model_names")
-    if len(names) == 1 and isinstance(names[0], str) and names[0].strip():
-        row.state(model=names[0].strip())
+    if len(names) == 1:
+        state_model(row, fields.text_of(names[0], "input_config.model_names[0]"))
+    if fields.get("input_config.endpoint.type") in MULTIMODAL:
+        row.mark("suspect:multimodal_prompts")
     stimulus = fields.section("input_config.perf_analyzer.stimulus")
     if stimulus.has("concurrency"):
         put_load(row, requests, stimulus.count("concurrency"))

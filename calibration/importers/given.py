@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -59,6 +60,8 @@ def _value(name: str, text: str) -> Any:
         raise UserError(f"load '{text}': expected one of {', '.join(LOADS)}")
     if name in ("weight_dtype", "activation_dtype", "kv_dtype"):
         _check_format(name, text)
+    if name == "length_spread" and not re.fullmatch(r"fixed|uniform:(0(\.\d+)?|1(\.0+)?)|dataset:.+", text):
+        raise UserError(f"length_spread '{text}': expected fixed, uniform:R with R from 0 to 1, or dataset:NAME")
     try:
         value = msgspec.convert(text, _TYPES[name], strict=False)
     except msgspec.ValidationError:
@@ -105,9 +108,8 @@ def apply_given(row: Row, given: Mapping[str, Any]) -> None:
             row.columns[name] = value
             row.mark(f"given:{name}, the file has {stated}")
         elif not _same(stated, value):
-            raise UserError(
-                f"{row.where}: states {name} {stated}, but {value} was given, expected the same to {TOLERANCE:.0%}"
-            )
+            close = "" if isinstance(stated, str | bool) else f" to {TOLERANCE:.0%}"
+            raise UserError(f"{row.where}: states {name} {stated}, but {value} was given, expected the same{close}")
     if used:
         row.mark(f"given:{'+'.join(used)}")
 

@@ -12,20 +12,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from calibration.importers.definitions import Spread, check_same, spread, tpot_without_first, weighted_mean
+from calibration.importers.definitions import (
+    SEVERAL,
+    TOLERANCE,
+    Spread,
+    check_same,
+    spread,
+    tpot_without_first,
+    weighted_mean,
+)
 from calibration.importers.fields import Fields, SourceFile, shown
 from calibration.importers.guidellm_requests import Request, check_summaries, read_requests
+from calibration.importers.names import state_model
 from calibration.importers.row import Row, Skipped, put_load
 
 VERSIONS = (1, 2)
 MS = 1e-3
+BESIDE_TEXT = ("image", "video", "audio")
 LAG_SHARE = 0.05  # of mean TTFT: a client later than that measured itself
 
 
 def read(source: SourceFile, given: Mapping[str, Any]) -> list[Row | Skipped]:
     """One row per benchmark of the report."""
     rows: list[Row | Skipped] = []
-    for _, report in source.each("report"):
+    for report in source.each("report"):
         version = report.get("metadata.version")
         if version is None:
             report.refuse("metadata.version", "is missing, expected 1 or 2 (reports of GuideLLM before 0.5 have none)")
@@ -44,7 +54,7 @@ def _benchmark(fields: Fields, report: Fields) -> Row | Skipped:
     if finished < 1:
         return Skipped(fields.where, "no request finished")
     row = Row(fields.where, "guidellm", completed=int(finished))
-    row.state(model=_model(fields, report))
+    state_model(row, _model(fields, report))
     duration = fields.positive("duration")
     outputs = metrics.section("output_token_count.successful")
     mean_in, mean_out = metrics.positive("prompt_token_count.successful.mean"), outputs.positive("mean")
@@ -58,9 +68,24 @@ def _benchmark(fields: Fields, report: Fields) -> Row | Skipped:
         row.mark(f"incomplete:{cut:g}")  # still running when the time was up
     _put_arrivals(row, fields, metrics, int(finished + cut + failed))
     _put_rates(row, fields, metrics, finished, duration)
-    _put_times(row, fields, metrics, read_requests(fields, int(finished)), fixed)
+    requests = read_requests(fields, int(finished))
+    _put_times(row, fields, metrics, requests, fixed)
+    _mark_prompts(row, metrics, requests)
+    if (metrics.optional("iter_tokens_per_iteration.successful.mean") or 1.0) * SEVERAL > 1.0:
+        row.mark("ambiguous:several_tokens_per_chunk")
     _check_client(row, fields)
     return row
+
+
+def _mark_prompts(row: Row, metrics: Fields, requests: list[Request] | None) -> None:
+    """Note prompts that are more than text, or that the server had in its prefix cache."""
+    for kind in BESIDE_TEXT:
+        blocks = metrics.get(kind)
+        for name in blocks if isinstance(blocks, dict) else ():
+            if metrics.optional(f"{kind}.{name}.input.successful.mean"):
+                row.mark("suspect:multimodal_prompts")
+    if requests and sum(r.cached_tok for r in requests) > TOLERANCE * row.columns["input_tok"] * len(requests):
+        row.mark("suspect:cached_prompt")
 
 
 def _model(fields: Fields, report: Fields) -> str | None:
@@ -78,6 +103,8 @@ def _fixed(distribution: Fields) -> bool:
 
 def _put_arrivals(row: Row, fields: Fields, metrics: Fields, requests: int) -> None:
     strategy = fields.section("config.strategy")
+    if strategy.optional("rampup_duration"):
+        row.mark("ambiguous:ramp_up")
     kind, limit = strategy.text("type_"), strategy.optional_count("max_concurrency")
     if kind == "synchronous":
         put_load(row, requests, clients=1)
@@ -101,7 +128,7 @@ def _put_arrivals(row: Row, fields: Fields, metrics: Fields, requests: int) -> N
 
 def _put_rates(row: Row, fields: Fields, metrics: Fields, finished: float, duration: float) -> None:
     """Tokens per second over the run; in a run cut down to its middle the tool's own rate."""
-    if (fields.optional("warmup_duration") or 0.0) > 0.0 or (fields.optional("cooldown_duration") or 0.0) > 0.0:
+    if fields.optional("warmup_duration") or fields.optional("cooldown_duration"):
         row.mark("steady_window")
         row.completed = None  # requests reach over the window's ends
         for name, path in (("output_tok_per_s", "output_tokens_per_second"), ("total_tok_per_s", "tokens_per_second")):
@@ -181,4 +208,4 @@ def _check_client(row: Row, fields: Fields) -> None:
     ttft = row.columns.get("ttft_s_mean")
     if row.columns["load"] == "open_loop" and isinstance(lag, int | float) and ttft and lag > LAG_SHARE * ttft:
         row.mark(f"client_lag_s:{lag:.3g}")
-        row.mark("suspect:client_lag")
+        row.mark("suspect:client_limit")

@@ -31,6 +31,7 @@ class Request:
     tpot_ms: float | None
     e2e_s: float | None
     output_tok: float
+    cached_tok: float = 0.0  # of the prompt
 
     @property
     def time_per_token_ms(self) -> float | None:
@@ -54,7 +55,8 @@ def read_requests(fields: Fields, finished: int) -> list[Request] | None:
         early = None not in (start, ended) and ended < start
         if not late and not early:
             times = (request.optional(name) for name in _TIMES)
-            found.append(Request(*times, output_tok=request.optional("output_tokens") or 0.0))
+            output, cached = (request.optional(f"{name}_tokens") or 0.0 for name in ("output", "cached"))
+            found.append(Request(*times, output_tok=output, cached_tok=cached))
     return found if len(found) == finished else None
 
 

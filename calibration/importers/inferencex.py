@@ -12,7 +12,7 @@ from typing import Any
 
 from calibration.importers.definitions import Spread, check_same
 from calibration.importers.fields import Fields, SourceFile, shown
-from calibration.importers.names import dtype, engine_name, image_version, state_gpu
+from calibration.importers.names import dtype, engine_name, image_version, state_gpu, state_model
 from calibration.importers.row import Row, Skipped
 
 RANGE = 0.8  # RANDOM_RANGE_RATIO of the workflows: lengths are uniform on [0.8 L, L]
@@ -21,7 +21,7 @@ POWER_VERSION = 2  # utils/aggregate_power.py: earlier energies were of one role
 
 def read(source: SourceFile, given: Mapping[str, Any]) -> list[Row | Skipped]:
     """One row per result; deployments that split prefill from decode are skipped."""
-    return [_result(fields) for _, fields in source.each()]
+    return [_result(fields) for fields in source.each()]
 
 
 def _result(fields: Fields) -> Row | Skipped:
@@ -29,8 +29,11 @@ def _result(fields: Fields) -> Row | Skipped:
         return Skipped(
             fields.where, "prefill and decode on machines of their own: the records have no columns for that"
         )
+    if fields.has("scenario_type"):
+        return Skipped(fields.where, f"a {fields.text('scenario_type')} run: its lengths are not in the file")
     row = Row(fields.where, "inferencex")
-    row.state(model=fields.text("model"), load="closed_loop", concurrency=float(fields.count("conc")))
+    state_model(row, fields.text("model"))
+    row.state(load="closed_loop", concurrency=float(fields.count("conc")))
     state_gpu(row, fields.text("hw"), runner=True)
     gpus = _put_deployment(row, fields)
     for name, column in (("isl", "input_tok"), ("osl", "output_tok")):
@@ -38,7 +41,7 @@ def _result(fields: Fields) -> Row | Skipped:
         row.convert(column, 0.5 * (1.0 + RANGE) * largest, f"from {name}, the mean of uniform [0.8 {name}, {name}]")
     row.state(length_spread=f"uniform:{RANGE:g}")
     for column, name in (("total_tok_per_s", "tput_per_gpu"), ("output_tok_per_s", "output_tput_per_gpu")):
-        if fields.has(name):
+        if fields.has(name) or name == "tput_per_gpu":  # the second came later
             row.convert(column, fields.positive(name) * gpus, f"from {name} times {gpus} GPUs")
     _put_times(row, fields)
     _put_power(row, fields, gpus)
@@ -60,6 +63,8 @@ def _put_deployment(row: Row, fields: Fields) -> int:
     row.state(tp=tp, pp=pp, ep=ep, n_gpus=gpus)
     if str(fields.get("dp_attention")).lower() == "true":
         row.mark("ambiguous:dp_attention")
+    if any((fields.optional_count(f"{name}_size") or 1) > 1 for name in ("dcp", "pcp")):
+        row.mark("ambiguous:context_parallel")
     method = fields.optional_text("spec_decoding") or "none"
     if method != "none":
         row.speculative(method)
@@ -82,6 +87,8 @@ def _put_times(row: Row, fields: Fields) -> None:
 
 def _put_power(row: Row, fields: Fields, gpus: int) -> None:
     if not fields.optional("power_valid"):
+        if fields.has("power_valid"):
+            row.leave_empty("power_w", "power_valid is 0")
         return
     version = fields.get("power_metric_schema_version")
     if version != POWER_VERSION:

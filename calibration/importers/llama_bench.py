@@ -20,12 +20,12 @@ NS = 1e-9
 
 def read(source: SourceFile, given: Mapping[str, Any]) -> list[Row | Skipped]:
     """One row per test."""
-    return [_test(fields) for _, fields in source.each("test")]
+    return [_test(fields) for fields in source.each("test")]
 
 
 def _test(fields: Fields) -> Row | Skipped:
-    prompt, generated = (int(fields.number(name)) for name in ("n_prompt", "n_gen"))
-    depth = int(fields.optional("n_depth") or 0)  # builds of before April 2025 have no depth
+    prompt, generated = (fields.whole(name) for name in ("n_prompt", "n_gen"))
+    depth = fields.whole("n_depth") if fields.has("n_depth") else 0  # builds of before April 2025 have no depth
     if fields.flag("embeddings"):
         return Skipped(fields.where, "an embedding test, no text is generated")
     if prompt and depth:
@@ -57,15 +57,21 @@ def _put_format(row: Row, fields: Fields) -> None:
 
 
 def _put_device(row: Row, fields: Fields) -> None:
+    """The file lists all GPUs of the machine, whether or not they were used."""
     names = [name.strip() for name in (fields.optional_text("gpu_info") or "").split(",") if name.strip()]
+    split, devices = fields.optional_text("split_mode"), fields.optional_text("devices") or "auto"
     if names and len(set(names)) == 1:
         state_gpu(row, names[0])
-        row.state(n_gpus=len(names))
-        if len(names) > 1:  # whole layers per device, unless rows of each layer were split
-            row.state(**{"pp" if fields.optional_text("split_mode") == "layer" else "tp": len(names)})
+        used = 1 if split == "none" else len(names) if devices == "auto" else len(devices.split("/"))
+        row.state(n_gpus=used)
+        if used > 1:  # whole layers per device, unless rows of each layer were split
+            row.state(**{"pp" if split == "layer" else "tp": used})
+    elif names:
+        row.leave_empty("gpu", "GPUs of several kinds")
     layers = fields.get("n_gpu_layers")
-    on_cpu = fields.text("backends") == "CPU" or layers == 0
-    if on_cpu or fields.flag("no_kv_offload") or fields.optional("n_cpu_moe"):
+    on_cpu = fields.text("backends") == "CPU" or layers == 0 or devices == "none"
+    moved = (fields.optional_text("tensor_buft_overrides") or "none") != "none"  # tensors put into other memory
+    if on_cpu or moved or fields.flag("no_kv_offload") or fields.optional("n_cpu_moe"):
         row.mark("suspect:partly_on_cpu")
     elif isinstance(layers, int) and 0 < layers < 99:
         row.mark(f"n_gpu_layers:{layers}")

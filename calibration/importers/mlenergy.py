@@ -13,7 +13,7 @@ from typing import Any
 
 from calibration.importers.definitions import check_same
 from calibration.importers.fields import Fields, SourceFile
-from calibration.importers.names import dtype, state_gpu
+from calibration.importers.names import dtype, state_gpu, state_model
 from calibration.importers.row import Row, Skipped
 from simulator.errors import UserError
 
@@ -26,7 +26,7 @@ PICTURES = ("text-to-image", "text-to-video")
 def read(source: SourceFile, given: Mapping[str, Any]) -> list[Row | Skipped]:
     """One row per configuration of the file."""
     rows: list[Row | Skipped] = []
-    for _, fields in source.each("file"):
+    for fields in source.each("file"):
         task = fields.text("task")
         if task in PICTURES:
             fields.refuse("task", f"is '{task}', expected a task that writes text")
@@ -42,7 +42,7 @@ def read(source: SourceFile, given: Mapping[str, Any]) -> list[Row | Skipped]:
 def _configuration(fields: Fields, file: Fields, task: str) -> Row:
     row = Row(fields.where, "mlenergy")
     about = file if file.has("model_id") else fields  # a file per model says it once, a file per task in every row
-    row.state(model=about.text("model_id"))
+    state_model(row, about.text("model_id"))
     precision = about.text("weight_precision")
     if known := dtype(precision):
         row.state(weight_dtype=known)

@@ -24,7 +24,7 @@ def device_id(name: str) -> str | None:
     """Id of the data sheet of a GPU that a file names; None when there is none. A path is no name."""
     from simulator.device import load_device
 
-    if "/" in name or "\\" in name or name.lower().endswith(".toml"):
+    if _is_path(name):
         return None
     try:
         return load_device(name).id
@@ -32,11 +32,19 @@ def device_id(name: str) -> str | None:
         return None
 
 
+def _is_path(name: str) -> bool:
+    return "/" in name or "\\" in name or name.lower().endswith(".toml")
+
+
 def state_gpu(row: Row, name: str, runner: bool = False) -> None:
     """The GPU that a file names, by its id; a GPU without a data sheet keeps the file's name.
 
-    `runner`: the name is that of a machine, with a suffix that says where it stands: h200-cw, b200-nb_1.
+    `runner`: the name is that of a machine, with a suffix that says where it stands: h200-cw, b200-nb_1. A path is
+    left out: records may name data sheets by path, but which one is for the user to say.
     """
+    if _is_path(name):
+        row.leave_empty("gpu", "a path in the file, no name")
+        return
     for candidate in (name, name.split("-")[0]) if runner else (name,):
         if known := device_id(candidate):
             if known == name:
@@ -46,6 +54,14 @@ def state_gpu(row: Row, name: str, runner: bool = False) -> None:
             return
     row.state(gpu=name)
     row.mark(f"no_data_sheet:{name}")
+
+
+def state_model(row: Row, name: str | None) -> None:
+    """The model that a file names. An address is none: it may hold a password."""
+    if name is not None and "://" in name:
+        row.leave_empty("model", "an address in the file, no name")
+    else:
+        row.state(model=name)
 
 
 def engine_name(text: str) -> str | None:

@@ -28,10 +28,12 @@ def times(fields: Fields, metric: str) -> Spread:
 
 def put_times(row: Row, fields: Fields) -> None:
     """TTFT, TPOT and end-to-end times. Their "inter token latency" is one value per request: our TPOT."""
-    unit = fields.text("request_latency.unit")
-    row.convert_spread("e2e_s", times(fields, "request_latency"), f"from request_latency in {unit}")
+    unit, e2e = fields.text("request_latency.unit"), times(fields, "request_latency")
+    row.convert_spread("e2e_s", e2e, f"from request_latency in {unit}")
+    # Without streaming GenAI-Perf gives the one answer's time as that of the first token, and no inter token latency.
+    whole = not fields.has("inter_token_latency") and row.columns["output_tok"] > 1.0
     for metric, family in (("time_to_first_token", "ttft_s"), ("inter_token_latency", "tpot_s")):
-        if fields.has(metric):
+        if fields.has(metric) and not (whole and times(fields, metric).mean == e2e.mean):
             unit = fields.text(f"{metric}.unit")
             how = f"from {metric} in {unit}"
             row.convert_spread(

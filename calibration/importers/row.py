@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from calibration.importers.definitions import Spread, agree, check_plausible
+from calibration.importers.definitions import SEVERAL, Spread, agree, check_plausible
 from calibration.records import METRICS
 from simulator.errors import UserError
 
 COUNTS = ("n_gpus", "tp", "pp", "ep", "dp", "max_num_seqs", "max_num_batched_tokens", "max_model_len", "num_requests")
-AT_LEAST_ONE = (*COUNTS, "concurrency", "input_tok", "output_tok")
+# Smallest and largest value that `read_records` takes.
+BOUNDS = (
+    dict.fromkeys(METRICS, (1e-9, 1e12))
+    | dict.fromkeys((*COUNTS, "concurrency", "input_tok", "output_tok"), (1, 1e9))
+    | {"gpu_memory_utilization": (1e-6, 1.0), "request_rate_rps": (1e-9, 1e9), "rel_noise": (0.0, 10.0)}
+)
 FAILED_SHARE = 0.01  # with more failed requests than this the survivors were measured under another load
 
 
@@ -73,6 +78,19 @@ class Row:
             if failed > FAILED_SHARE * total:
                 self.mark("suspect:failed_requests")
 
+    def chunks_of(self, gaps_per_token: float) -> None:
+        """Leave ITL empty, chunks holding several tokens; far too many of them may be speculative decoding."""
+        self.leave_empty("itl_s_*", f"gaps between chunks, {gaps_per_token:.3g} of them per token")
+        if gaps_per_token < SEVERAL:
+            self.mark("ambiguous:several_tokens_per_chunk")
+
+    def not_streamed(self, stated: Spread) -> bool:
+        """Whether a TPOT of 0 for several tokens says that they came at once; then the file's TTFT is none either."""
+        at_once = stated.mean == 0.0 and self.columns["output_tok"] > 1.0
+        if at_once:
+            self.leave_empty("ttft_s_*", "answers were not streamed")
+        return at_once
+
     def speculative(self, what: str) -> None:
         """Speculative decoding: several tokens per step, which no model of plain decoding may be held against."""
         self.mark(f"speculative:{what}")
@@ -87,11 +105,12 @@ class Row:
 
     def checked(self) -> Row:
         """This row, its values possible. UserError that names the column else."""
-        for name, value in self.columns.items():
-            if name in METRICS and not 1e-9 <= value <= 1e12:
-                raise UserError(f"{self.where}: {name} would be {value:.6g}, expected a number from 1e-9 to 1e12")
-            if name in AT_LEAST_ONE and not 1 <= value <= 1e9:
-                raise UserError(f"{self.where}: {name} would be {value:g}, expected 1 to 1e9")
+        for name, (low, high) in BOUNDS.items():
+            value = self.columns.get(name)
+            if value is not None and not low <= value <= high:
+                raise UserError(
+                    f"{self.where}: {name} would be {value:.6g}, expected a number from {low:g} to {high:g}"
+                )
         for family in ("ttft_s", "tpot_s", "itl_s", "e2e_s"):
             for statistic in ("mean", "median", "p99"):
                 if (value := self.columns.get(f"{family}_{statistic}")) is not None:

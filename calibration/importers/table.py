@@ -60,8 +60,10 @@ def _read(path: Path) -> tuple[str, set[str]]:
     """The text of a run file, ending in a line break, and the ids in it."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"'{path}' cannot be read: {error}") from None
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{path}' cannot be read: no UTF-8 text at byte {error.start}") from None
     reader = csv.DictReader(io.StringIO(text))
     try:
         header, ids = reader.fieldnames or [], {row.get("run_id") or "" for row in reader}

@@ -24,6 +24,7 @@ class Kind:
     title: str
     reader: str  # module.function, loaded when needed
     fields: tuple[str, ...]
+    one_run: bool = False  # all documents of a file are one run: a line per request
 
     def share(self, fields: Fields) -> float:
         """Which part of the telling fields a document has; null counts, it is a field all the same."""
@@ -49,7 +50,8 @@ KINDS = (
          ("input_config", "benchmark_duration.unit", "request_latency.unit", "request_count.unit",
           "output_sequence_length.unit")),
     Kind("aiperf", "AIPerf records", "aiperf.read_records",
-         ("metadata.benchmark_phase", "metadata.request_start_ns", "metadata.request_end_ns", "metrics")),
+         ("metadata.benchmark_phase", "metadata.request_start_ns", "metadata.request_end_ns", "metrics"),
+         one_run=True),
     Kind("genai-perf", "GenAI-Perf summary", "genai_perf.read",
          ("input_config.perf_analyzer", "input_config.model_names", "request_latency.unit", "request_throughput.unit",
           "input_config.subcommand", "output_sequence_length.unit")),
@@ -106,22 +108,28 @@ def find_kind(source: SourceFile, tool: str) -> Kind:
 
 
 def import_source(source: SourceFile, tool: str, given: Mapping[str, Any]) -> Imported:
-    """Everything that a file gives, the user's statements added, every value checked."""
+    """Everything that a file gives, the user's statements added, every value checked.
+
+    A run's id is made of tool, content of the document that it stands in, and place in that document.
+    """
     kind = find_kind(source, tool)
-    found = kind.read(source, given)
-    rows = []
-    for index, one in enumerate(found):
-        if isinstance(one, Row):
+    rows: list[tuple[str, Row]] = []
+    skipped: list[Skipped] = []
+    for part in (source,) if kind.one_run else source.parts():
+        for index, one in enumerate(kind.read(part, given)):
+            if isinstance(one, Skipped):
+                skipped.append(one)
+                continue
             apply_given(one, given)
-            rows.append((f"{one.source}-{source.digest[:12]}-{index}", one.checked()))
-    return Imported(source.name, kind, tuple(rows), tuple(one for one in found if isinstance(one, Skipped)))
+            rows.append((f"{one.source}-{part.digest[:12]}-{index}", one.checked()))
+    return Imported(source.name, kind, tuple(rows), tuple(skipped))
 
 
 def refuse_twins(imported: list[Imported]) -> None:
-    """UserError when two files are copies, so that a run would be in the records twice."""
+    """UserError when a run is in the files twice, so that it would be in the records twice."""
     seen: dict[str, str] = {}
     for one in imported:
-        for run_id, _ in one.rows:
+        for run_id, row in one.rows:
             if run_id in seen:
-                raise UserError(f"{one.file}: holds the same bytes as {seen[run_id]}, expected every run once")
-            seen[run_id] = one.file
+                raise UserError(f"{row.where}: is the run of {seen[run_id]} again, expected every run once")
+            seen[run_id] = row.where

@@ -11,8 +11,18 @@ from typing import Any
 
 from calibration.importers.definitions import Spread, check_same, check_spread, spread
 from calibration.importers.fields import Fields, SourceFile
+from calibration.importers.names import state_model
 from calibration.importers.row import Row, Skipped, put_load
-from calibration.importers.streams import Streams, check_totals, limit_reached, put_gaps, read_streams, summary
+from calibration.importers.streams import (
+    Streams,
+    check_at_once,
+    check_totals,
+    limit_reached,
+    put_gaps,
+    read_streams,
+    refuse_without_text,
+    summary,
+)
 from simulator.errors import UserError
 
 MS = 1e-3
@@ -20,15 +30,16 @@ MS = 1e-3
 
 def read_serve(source: SourceFile, given: Mapping[str, Any]) -> list[Row | Skipped]:
     """Rows of `vllm bench serve --save-result` (also `--append-result`: one JSON object per line)."""
-    return [_serve(fields) for _, fields in source.each()]
+    return [_serve(fields) for fields in source.each()]
 
 
 def _serve(fields: Fields) -> Row:
     if fields.get("backend") == "tokenflight":
         raise UserError(f"{fields.where}: field 'backend' is 'tokenflight': a simulation, expected a measurement")
+    refuse_without_text(fields)
     completed, streams = fields.count("completed"), read_streams(fields)
     row = Row(fields.where, "vllm_bench_serve", completed=completed)
-    row.state(model=fields.text("model_id"))
+    state_model(row, fields.text("model_id"))
     inputs, outputs, duration = check_totals(fields, streams)
     row.convert("input_tok", inputs / completed, "from total_input_tokens/completed")
     row.convert("output_tok", outputs / completed, "from total_output_tokens/completed")
@@ -36,12 +47,12 @@ def _serve(fields: Fields) -> Row:
     row.state(total_tok_per_s=fields.positive("total_token_throughput"))
     if streams is not None and streams.fixed_lengths:
         row.derive("length_spread", "fixed", "all lengths are equal")
-    submitted = fields.count("num_prompts")
-    row.failures(fields.optional("failed") or max(0, submitted - completed), submitted)
+    submitted = fields.count("num_prompts")  # asked for; a data set may have had fewer
+    failed = fields.whole("failed") if fields.has("failed") else max(0, submitted - completed)
+    submitted = completed + failed
+    row.failures(failed, submitted)
     _put_arrivals(row, fields, submitted)
-    speculative = fields.has("spec_decode_acceptance_length")
-    if speculative:
-        row.speculative(f"{fields.number('spec_decode_acceptance_length'):.3g} tokens per step")
+    speculative = _mark_unusual(row, fields)
     _put_times(row, fields, streams)
     put_gaps(row, streams, speculative)
     return row
@@ -55,8 +66,24 @@ def _put_arrivals(row: Row, fields: Fields, submitted: int) -> None:
         row.mark("ambiguous:ramp_up")
     if "max_concurrency" not in fields.data:
         fields.refuse("max_concurrency", "is missing, expected a number or null")
-    poisson = rate is None or fields.number("burstiness") == 1.0
+    even = fields.get("burstiness") == float("inf")  # evenly spaced
+    poisson = rate is None or (not even and fields.number("burstiness") == 1.0)
     put_load(row, submitted, limit_reached(fields, rate), rate, poisson)
+    check_at_once(row, fields)
+    if fields.optional("probe_completed"):
+        row.mark("ambiguous:probe_requests_beside")  # one-token requests at a rate of their own, in no other figure
+
+
+def _mark_unusual(row: Row, fields: Fields) -> bool:
+    """Note what no model of plain decoding of text can be held against; whether decoding was speculative."""
+    if fields.optional("rtfx"):
+        row.mark("suspect:multimodal_prompts")  # seconds of sound per second
+    if fields.has("diffusion_committed_per_step"):
+        row.mark("suspect:diffusion_decoding")
+    speculative = fields.has("spec_decode_acceptance_length")
+    if speculative:
+        row.speculative(f"{fields.number('spec_decode_acceptance_length'):.3g} tokens per step")
+    return speculative
 
 
 def _put_times(row: Row, fields: Fields, streams: Streams | None) -> None:
@@ -72,6 +99,8 @@ def _put_times(row: Row, fields: Fields, streams: Streams | None) -> None:
             check_spread(fields.where, e2e.times(MS), "{}_e2el_ms/1000", spread(streams.e2e_s), "latencies")
         gaps = summary(fields, "itl")
         check_spread(fields.where, gaps.times(MS), "{}_itl_ms/1000", spread(streams.all_gaps_s), "itls")
+    if row.not_streamed(tpot):
+        ttft = Spread()
     for family, values in (("ttft_s", ttft), ("tpot_s", tpot)):
         if values.mean == 0.0:
             row.leave_empty(f"{family}_*", "0 in the file, so not measured")
@@ -89,7 +118,7 @@ def _put_times(row: Row, fields: Fields, streams: Streams | None) -> None:
 def read_latency(source: SourceFile, given: Mapping[str, Any]) -> list[Row | Skipped]:
     """Rows of `vllm bench latency`: one static batch, run again and again; lengths and batch are not in the file."""
     rows: list[Row | Skipped] = []
-    for _, fields in source.each():
+    for fields in source.each():
         row = Row(fields.where, "vllm_bench_latency")
         times = fields.numbers("latencies")
         if not times:
@@ -113,7 +142,7 @@ def read_latency(source: SourceFile, given: Mapping[str, Any]) -> list[Row | Ski
 def read_throughput(source: SourceFile, given: Mapping[str, Any]) -> list[Row | Skipped]:
     """Rows of `vllm bench throughput`: all requests at once, in process; prompts and outputs are counted together."""
     rows: list[Row | Skipped] = []
-    for _, fields in source.each():
+    for fields in source.each():
         row = Row(fields.where, "vllm_bench_throughput")
         requests, duration = fields.count("num_requests"), fields.positive("elapsed_time")
         tokens, rate = fields.positive("total_num_tokens"), fields.positive("tokens_per_second")
