@@ -133,10 +133,14 @@ def activation_byte(
 
 
 def overhead_byte(device: Device, parallel: Parallelism = SINGLE) -> float:
-    """What the engine keeps on each device beside weights, activations and KV cache."""
+    """What the engine keeps on each device beside weights, activations and KV cache.
+
+    Replicas that share nothing send each other nothing, and keep no buffers for it.
+    """
     if device.memory.unified:
         return UNIFIED_OVERHEAD_BYTE
-    per_sm = OVERHEAD_BYTE_PER_SM + COMMUNICATION_BYTE_PER_SM * (parallel.world_size > 1)
+    grouped = parallel.tp * parallel.pp > 1 or parallel.shared_experts
+    per_sm = OVERHEAD_BYTE_PER_SM + COMMUNICATION_BYTE_PER_SM * grouped
     return per_sm * device.compute.sm_count
 
 

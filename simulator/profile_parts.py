@@ -158,7 +158,10 @@ def compose(
     kernels, (family, stand_in) = kernels_for(device), engine_family(engine, version)
     # No operator table has weight-only products: like 16-bit ones, but for what serving runs of such formats showed.
     seen_narrow = weight_only(device) if fitted else {}
-    known = {"gemm_weight_only": {**kernels.parameters["gemm16"], **seen_narrow}, **kernels.parameters}
+    like16 = kernels.parameters["gemm16"]
+    # Kernels that unpack weights feed the matrix units: only a single row is left to the vector units.
+    narrow = {**like16, "skinny_rows": min(1.0, like16["skinny_rows"]), **seen_narrow}
+    known = {"gemm_weight_only": narrow, **kernels.parameters}
     if seen is not None:
         known = msgspec.to_builtins(seen.parameters)
     groups = {name: known[name] for name in (*KERNEL_GROUPS, "power")}

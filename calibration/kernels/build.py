@@ -185,9 +185,9 @@ def _ampere_gddr(groups: Groups) -> Groups:
 # TFLOPS; on Thor: reads at 257 of 273 GB/s. Weights of a product get 0.98 of what a plain read gets.
 ORIN_READ, ORIN_GEMM, THOR_READ, WEIGHTS_OF_READ = 0.746, 0.79, 0.941, 0.98
 # Serving runs on AGX Orin (EdgeReasoning, vLLM 0.8.6): decode steps grow with the number of sequences as if they ran on
-# the vector units. The limit lies between the largest decode batch (32) and the smallest prompt that does not show it
-# (86); the share is what those runs gave under the previous form of the model.
-ORIN_SKINNY = {"skinny_rows": 64.0, "skinny_vector_fraction": 0.54}
+# the vector units. Seen up to the largest decode batch (32), not from the smallest prompt on (86); where in between it
+# ends is not known, and nothing is drawn out. The share is what those runs gave under the previous form of the model.
+ORIN_SKINNY = {"skinny_rows": 32.0, "skinny_vector_fraction": 0.54}
 # With 16 multiprocessors, 4 MB of L2 and one memory for host and GPU, loads hide behind arithmetic less than on A100:
 # the exponent that fits the prefills of those runs.
 ORIN_ROOF_EXPONENT = 1.6
