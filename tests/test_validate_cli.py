@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 from click.testing import CliRunner
@@ -40,6 +41,7 @@ def papers(tmp_path, monkeypatch):
         (tmp_path / "helper.py").write_text("")  # compares nothing
         monkeypatch.delitem(sys.modules, "validate.published.helper", raising=False)
 
+    import_module("validate.published.report")  # ours, which would not be found there
     monkeypatch.setattr(published, "__path__", [str(tmp_path)])
     yield make
     for path in tmp_path.glob("*.py"):
@@ -63,7 +65,8 @@ def test_the_first_word_is_a_file_unless_it_names_a_command(tmp_path, monkeypatc
     (tmp_path / "strategies").write_text((DIRECTORY / "smolhub.csv").read_text())
     found = run("./strategies", "--json")
     assert found.exit_code == 0 and json.loads(found.stdout)["runs"] > 0
-    assert run("--json", "strategies").stdout == found.stdout  # behind an option it is RUNS
+    behind = run("--json", "strategies").stdout  # behind an option it is RUNS
+    assert behind == found.stdout.replace('"./strategies"', '"strategies"')
     assert "'strategie'" in refused(run("strategie"))  # a file that is not there
 
 
@@ -84,7 +87,7 @@ def test_bad_use_is_one_sentence(arguments, message):
 def test_help_shows_runs_and_commands():
     found = run("--help")
     assert found.exit_code == 0
-    assert "Usage: validate [OPTIONS] RUNS\n" in found.stdout
+    assert "Usage: validate [OPTIONS] [RUNS]\n" in found.stdout
     for words in ("--profile FILE", "--predictions OUT.csv", *SUBCOMMANDS):
         assert words in found.stdout
     assert "Usage: validate strategies [OPTIONS] [NAME]...\n" in run("strategies", "-h").stdout

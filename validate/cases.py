@@ -60,7 +60,7 @@ class Case:
         if self.simulated is None:
             return {}
         theirs = self.simulated.measured()
-        return {name: theirs[name] / value for name, value in self.measured.items() if name in theirs}
+        return {name: theirs[name] / value for name, value in self.measured.items() if name in theirs and value}
 
     @property
     def architecture(self) -> tuple | None:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from simulator.cli.exits import OneLineErrors
+from simulator.errors import UserError
+from simulator.report.paths import check_apart, check_writable
+
+if TYPE_CHECKING:
+    from validate.suite import Verdict
 
 # Name -> module with a click command of that name.
-SUBCOMMANDS = {"strategies": "validate.commands.strategies"}
+SUBCOMMANDS = {
+    "strategies": "validate.commands.strategies",
+    "simulator": "validate.commands.simulator",
+    "kernels": "validate.commands.kernels",
+}
+EXIT_FINDINGS = 1
 
 
 class RunsOrCommand(click.Group):
@@ -50,41 +59,100 @@ class Validate(OneLineErrors, RunsOrCommand):
 
 
 @click.group(cls=Validate, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("runs", type=click.Path())
+@click.argument("runs", type=click.Path(), required=False)
 @click.option("--profile", metavar="FILE", help="Calibration profile to use instead of the ones that ship.")
+@click.option("--simulated", metavar="FILE", help="Judge another simulator: its figures for the same run ids.")
 @click.option("--predictions", metavar="OUT.csv", help="Write one row per run: status, predictions, 90 % intervals.")
+@click.option("--report", "folder", metavar="DIR", help="Write the verdict as one HTML page and as Markdown.")
+@click.option("--self-test", is_flag=True, help="Test the suite itself: inject every class of fault into clean runs.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the self-test.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
-def validate(runs: str, profile: str | None, predictions: str | None, as_json: bool) -> None:
-    """Predict every run of RUNS (measured-run records, see docs/records.md) and compare.
+def validate(
+    runs: str | None,
+    profile: str | None,
+    simulated: str | None,
+    predictions: str | None,
+    folder: str | None,
+    self_test: bool,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Tell a wrong simulator from a wrong measurement: hold every run of RUNS against its prediction.
 
-    Prints error statistics per GPU, model, load and metric: bias, median, mean and 90th percentile with n, and how
-    often the measured value lies inside the stated 90 % interval. Rows that the profile was fitted on are counted
-    apart from new ones; rows flagged `suspect:` are shown but not judged. A run that this version cannot simulate
-    gets the status `unsupported: reason`, never a guess.
+    RUNS are measured-run records (docs/records.md), CSV or JSON. Each is predicted as it was configured, then checked
+    in layers: provenance, configuration, workload, validity of the run, definitions, physical bounds, agreement of
+    views, shape, error, extrapolation. A figure that an early layer refuses gets no error percentage; it gets the
+    suspected class of mismatch (F1 to F14, docs/validation.md), the evidence, and what to check next. Status of a run:
+    ok, extrapolated, refused: class, unsupported: reason.
 
-    A sub-command in the place of RUNS checks something else. A file of that name: ./strategies
+    Exit code 0: no mismatch found, 1: findings, 2: bad input. A sub-command in the place of RUNS checks something
+    else; a file of that name: ./strategies
 
     \b
     Examples:
       validate calibration/data/runs/edgereasoning.csv
-      validate my_runs.csv --predictions predictions.csv
+      validate my_runs.csv --predictions predictions.csv --report report
       validate my_runs.csv --profile my_gpu.toml --json
-      validate strategies
+      validate my_runs.csv --simulated other_simulator.csv
+      validate --self-test
+      validate simulator
     """
+    if self_test:
+        _self_test(runs, seed, as_json)
+        return
+    if runs is None:
+        raise click.UsageError("Missing argument 'RUNS'", click.get_current_context())
+    if predictions:
+        check_writable("--predictions", predictions)
+        check_apart({"--predictions": predictions}, {"RUNS": runs, "--profile": profile, "--simulated": simulated})
+    verdict = _verdict(runs, profile, simulated)
+    if predictions:
+        from validate.predictions_file import write_predictions
+
+        write_predictions(predictions, verdict)
+    _show(verdict, runs, folder, as_json)
+    if verdict.alarms:
+        click.get_current_context().exit(EXIT_FINDINGS)
+
+
+def _verdict(runs: str, profile: str | None, simulated: str | None) -> Verdict:
     from calibration.records import read_records
-    from calibration.vendored import fitted_run_ids
     from simulator.cli.progress import ProgressBar
-    from validate.predict import Predictor
-    from validate.report import summary, text, write_predictions
+    from validate.suite import evidence_of, run_checks
 
     records = read_records(runs)
-    predictor = Predictor(profile)
+    if not records:
+        raise UserError(f"{runs}: no rows, expected one row per run")
     with ProgressBar("replaying runs") as bar:
-        found = predictor.predict_all(records, bar)
-    if predictions:
-        write_predictions(predictions, found)
-    report = summary(found, predictor.profiles, fitted_run_ids(records, predictor.profiles.values()))
-    click.echo(json.dumps(report, indent=2, allow_nan=False) if as_json else text(report, runs))
+        evidence = evidence_of(records, runs, profile, simulated, bar)
+    return run_checks(evidence)
+
+
+def _show(verdict: Verdict, runs: str, folder: str | None, as_json: bool) -> None:
+    from simulator.report.json_out import object_json
+    from validate.report import text
+    from validate.summary import summary
+
+    report = summary(verdict)
+    if folder:
+        from validate.page import write_page
+
+        report["page"] = [str(path) for path in write_page(folder, verdict, report)]
+    click.echo(object_json(report, rows="findings") if as_json else text(report))
+
+
+def _self_test(runs: str | None, seed: int, as_json: bool) -> None:
+    from simulator.cli.progress import ProgressBar
+    from simulator.report.json_out import object_json
+    from validate.self_test import run_self_test, self_test_text
+
+    if runs is not None:
+        raise UserError(f"--self-test takes no run file, found '{runs}'; it uses the runs that ship")
+    with ProgressBar("injected faults") as bar:
+        outcome = run_self_test(seed, bar)
+    click.echo(object_json(outcome.to_dict(), rows="matrix") if as_json else self_test_text(outcome))
+    if not outcome.passed:
+        click.get_current_context().exit(EXIT_FINDINGS)
 
 
 def main() -> None:

@@ -51,13 +51,17 @@ def _repeats_ttft(prediction: Prediction, metric: str) -> bool:
     return metric.startswith("e2e") and prediction.record.output_tok == 1 and "ttft_s_mean" in prediction.values
 
 
-def error_lines(predictions: Iterable[Prediction], group_of: Callable[[Prediction, str], str]) -> list[ErrorLine]:
-    """One line per (group, metric), in order of first appearance."""
+def error_lines(
+    predictions: Iterable[Prediction],
+    group_of: Callable[[Prediction, str], str],
+    keep: Callable[[Prediction, str], bool] = lambda prediction, metric: True,
+) -> list[ErrorLine]:
+    """One line per (group, metric) of the figures that `keep` lets pass, in order of first appearance."""
     rows: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {}
     for prediction in predictions:
         measured = prediction.record.measured()
         for metric, (value, low, high) in prediction.values.items():
-            if _repeats_ttft(prediction, metric):
+            if _repeats_ttft(prediction, metric) or not keep(prediction, metric):
                 continue
             rows.setdefault((group_of(prediction, metric), metric), []).append((measured[metric], value, low, high))
     return [error_line(group, metric, found) for (group, metric), found in rows.items()]

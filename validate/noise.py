@@ -55,7 +55,7 @@ def _pooled(groups: Sequence[Sequence[RunRecord]], metric: str) -> float | None:
     squares, degrees = 0.0, 0
     for group in groups:
         values = [getattr(record, metric) for record in group]
-        logs = np.log([value for value in values if value is not None])
+        logs = np.log([value for value in values if value is not None and 0.0 < value < np.inf])
         if len(logs) > 1:
             squares += float(((logs - logs.mean()) ** 2).sum())
             degrees += len(logs) - 1

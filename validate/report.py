@@ -1,127 +1,131 @@
-"""What `validate` writes: the predictions file, the table, the JSON object."""
+"""The verdict as plain text: what was found, what was compared, how far predictions are from measurements."""
 
 from __future__ import annotations
 
-import csv
-from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
+import math
+import textwrap
 from typing import Any
 
-from calibration.records import METRICS
-from simulator.errors import UserError
-from simulator.profile import Calibration
-from validate.errors import ErrorLine, error_lines
-from validate.predict import Prediction
+WIDTH = 118
+SHOWN_RUNS = 3  # ids that a finding lists
+SHOWN_STATUSES = 12
+_COLUMNS = ("bias", "median", "mean", "p90", "covered")
 
 
-def write_predictions(path: str | Path, predictions: list[Prediction]) -> None:
-    """One row per run: run_id, status, then NAME, NAME_lo, NAME_hi for every metric that any run measured."""
-    measured = [name for name in METRICS if any(name in p.record.measured() for p in predictions)]
-    columns = [f"{name}{suffix}" for name in measured for suffix in ("", "_lo", "_hi")]
-    try:
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["run_id", "status", *columns])
-            for p in predictions:
-                cells: list[str] = []
-                for name in measured:
-                    cells += [f"{v:.9g}" for v in p.values[name]] if name in p.values else ["", "", ""]
-                writer.writerow([p.record.run_id, p.status, *cells])
-    except OSError as error:
-        raise UserError(f"predictions file '{path}' cannot be written: {error.strerror}") from None
-
-
-def group_name(prediction: Prediction, metric: str) -> str:
-    """GPU, model, load and what sets a group apart: rows with a warning never mix with clean ones."""
-    record = prediction.record
-    parts = [prediction.device or record.gpu, record.model.split("/")[-1], record.load, record.campaign]
-    if record.weight_dtype not in (None, "bf16", "fp16"):
-        parts.append(record.weight_dtype)
-    if record.flagged("suspect:"):
-        parts.append("suspect")
-    parts.append(_power_caveat(prediction, metric))
-    return " · ".join(part for part in parts if part)
-
-
-def _power_caveat(prediction: Prediction, metric: str) -> str:
-    """Why a power or energy figure is not what the profile predicts: another rail, or more than the run."""
-    record = prediction.record
-    if not metric.startswith(("power", "energy")):
-        return ""
-    if record.power_scope and prediction.power_scope and record.power_scope != prediction.power_scope:
-        return f"{record.power_scope} power against {prediction.power_scope}"
-    # Start-up and idle samples are in it, so it measures the sampling too.
-    return "whole-run power" if record.flagged("whole_run_power") else ""
-
-
-def summary(predictions: list[Prediction], profiles: dict[str, Calibration], fitted: set[str]) -> dict[str, Any]:
-    """Everything the table shows, as plain types."""
-    clean = [p for p in predictions if not p.record.flagged("suspect:")]
-    suspect = [p for p in predictions if p.record.flagged("suspect:")]
-    inside = [p for p in clean if p.record.run_id in fitted]
-    outside = [p for p in clean if p.record.run_id not in fitted]
-    return {
-        "runs": len(predictions),
-        "status": dict(Counter(p.status for p in predictions).most_common()),
-        "profiles": [
-            {
-                "name": profile.id,
-                "title": profile.title,
-                "data_hash": profile.data_hash,
-                "log_sd": profile.log_sd,
-            }
-            for profile in profiles.values()
-        ],
-        "fitted_rows": len(inside),
-        "new_rows": len(outside),
-        "errors": [line.to_dict() for line in error_lines(clean, group_name)],
-        "errors_overall": [line.to_dict() for line in _overall(inside, outside)],
-        "errors_of_suspect_rows": [line.to_dict() for line in error_lines(suspect, group_name)],
-        "extrapolated": sorted({note for p in predictions for note in p.notes}),
-    }
-
-
-def _overall(inside: list[Prediction], outside: list[Prediction]) -> list[ErrorLine]:
-    def group_of(rows: str) -> Callable[[Prediction, str], str]:
-        return lambda p, metric: ", ".join(part for part in (rows, _power_caveat(p, metric)) if part)
-
-    labels = ((inside, "clean rows that the profile was fitted on"), (outside, "clean rows new to the profile"))
-    return [line for rows, label in labels for line in error_lines(rows, group_of(label))]
-
-
-def text(report: dict[str, Any], source: str) -> str:
-    """The report as plain text, one aligned table."""
-    lines = [f"{report['runs']} runs of {source}", ""]
-    lines += [f"  {count:5d}  {status}" for status, count in report["status"].items()]
+def text(report: dict[str, Any]) -> str:
+    """The report as plain text. `report`: see `validate.summary.summary`."""
+    lines = [f"{report['runs']} runs of {report['source']}", ""]
+    lines += _wrapped(f"{report['verdict']['word']}: {report['verdict']['says']}", "")
+    lines += ["", *_statuses(report["status"])]
+    if report["refused_figures"]:
+        lines += ["", f"{report['refused_figures']} measured figures are refused: no error is given for them"]
+    lines += _findings(report["findings"])
     for profile in report["profiles"]:
         lines += ["", f"calibration: {profile['name']}: {profile['title']}"]
     lines += [
+        "",
         f"{report['fitted_rows']} of the clean rows were used in the fit, {report['new_rows']} were not",
+        _noise(report["noise_floor"]),
+    ]
+    lines += _groups(report["groups"])
+    lines += [
         "",
         "error = predicted / measured - 1; bias is its mean, the rest are of its size; covered = in the 90 % interval",
     ]
     for title, key in (
-        ("", "errors"),
+        ("by model", "errors"),
         ("overall", "errors_overall"),
-        ("suspect rows, not judged", "errors_of_suspect_rows"),
+        ("rows that their source doubts (suspect:, ambiguous:), in no statistic above", "errors_of_suspect_rows"),
     ):
-        lines += _table(title, report[key])
+        lines += _errors(title, report[key])
     if report["extrapolated"]:
         lines += ["", "outside the fitted range (intervals widened):"]
         lines += [f"  {note}" for note in report["extrapolated"]]
     return "\n".join(lines)
 
 
-def _table(title: str, rows: list[dict[str, Any]]) -> list[str]:
+def _wrapped(sentence: str, indent: str) -> list[str]:
+    return textwrap.wrap(sentence, WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False)
+
+
+def _statuses(counts: dict[str, int]) -> list[str]:
+    shown = list(counts.items())[:SHOWN_STATUSES]
+    lines = [f"  {count:5d}  {status}" for status, count in shown]
+    rest = sum(counts.values()) - sum(count for _, count in shown)
+    return [*lines, f"  {rest:5d}  of {len(counts) - len(shown)} other statuses"] if rest else lines
+
+
+def _findings(findings: list[dict[str, Any]]) -> list[str]:
+    alarms = [f for f in findings if f["severity"] != "note"]
+    notes = [f for f in findings if f["severity"] == "note"]
+    lines: list[str] = []
+    for finding in alarms:
+        also = "".join(f", {fault}" for fault in finding["also"])
+        lines += ["", f"{finding['fault']}{also} {finding['fault_name']} · {finding['severity']} · "
+                  f"{finding['confidence']} · {finding['check']} · {_runs(finding['runs'])}"]  # fmt: skip
+        lines += _wrapped(finding["says"], "    ")
+        lines += _wrapped(f"next: {finding['next']}", "    ")
+    if notes:
+        lines += ["", "notes, no alarms:"]
+        for note in notes:
+            lines += _wrapped(f"- {note['fault']} {note['says']}", "  ")
+    return lines
+
+
+def _runs(runs: list[str] | tuple[str, ...]) -> str:
+    if not runs:
+        return "the file as a whole"
+    shown = ", ".join(runs[:SHOWN_RUNS])
+    more = f" and {len(runs) - SHOWN_RUNS} more" if len(runs) > SHOWN_RUNS else ""
+    return f"{len(runs)} run{'s' * (len(runs) != 1)}: {shown}{more}"
+
+
+def _noise(noise: dict[str, Any]) -> str:
+    values = sorted(noise["spread"].values())
+    middle = values[len(values) // 2] if values else 0.0
+    origin = {
+        "repeats": f"from {noise['repeats']} repeated runs",
+        "rel_noise": f"the median of {noise['repeats']} stated values",
+        "assumed": "assumed: the file holds no repeats",
+    }[noise["origin"]]
+    return f"noise floor {100 * middle:.1f} % ({origin})"
+
+
+def _groups(groups: list[dict[str, Any]]) -> list[str]:
+    """By regime, with bootstrap intervals over runs and the verdict of the equivalence test."""
+    if not groups:
+        return []
+    names = [f"{g['gpu']} · {g['load']} · {g['regime']}" for g in groups]
+    width = max(map(len, names))
+    out = ["", "by regime; in brackets 90 % bootstrap intervals; margin: how far a mean ratio may be from one"]
+    out.append(
+        f"{'group':{width}}  {'metric':16} {'n':>5}  {'bias':>22}  {'median':>21}  {'p90':>7}  {'margin':>6}  verdict"
+    )
+    for name, g in zip(names, groups):
+        errors = g["errors"]
+        out.append(
+            f"{name:{width}}  {g['metric']:16} {errors['n']:5d}  {_interval(errors['bias'], '+7.1f')}  "
+            f"{_interval(errors['median'], '6.1f')}  {100 * errors['p90']['value']:6.1f}%  "
+            f"{100 * g['margin']:5.0f}%  {g['verdict']}"
+        )
+    return out
+
+
+def _interval(found: dict[str, Any], form: str) -> str:
+    """Value and interval in percent; no interval where there is nothing to resample."""
+    shown = f"{100 * found['value']:{form}}%"
+    if found["low"] is None or not math.isfinite(found["low"]):
+        return shown + " " * 14
+    return shown + f" [{100 * found['low']:.1f}, {100 * found['high']:.1f}]".rjust(14)
+
+
+def _errors(title: str, rows: list[dict[str, Any]]) -> list[str]:
     if not rows:
         return []
     width = max(len(row["group"]) for row in rows)
-    out = ["", *([title] if title else [])]
-    out.append(
-        f"{'group':{width}}  {'metric':24} {'n':>5} {'bias':>8} {'median':>8} {'mean':>8} {'p90':>8} {'covered':>8}"
-    )
+    out = ["", title]
+    out.append(f"{'group':{width}}  {'metric':24} {'n':>5} " + " ".join(f"{name:>8}" for name in _COLUMNS))
     for row in rows:
-        figures = " ".join(f"{100 * row[key]:7.1f}%" for key in ("bias", "median", "mean", "p90", "covered"))
+        figures = " ".join(f"{100 * row[key]:7.1f}%" for key in _COLUMNS)
         out.append(f"{row['group']:{width}}  {row['metric']:24} {row['n']:5d} {figures}")
     return out

@@ -36,6 +36,8 @@ CHECKS = (
     "error",
     "extrapolation",
 )
+# Findings that make a prediction an extrapolation.
+EXTRAPOLATED = frozenset(f"extrapolation.{what}" for what in ("labelled", "regime", "leverage", "beyond_range"))
 # A failure in one of them refuses the figures that it concerns; later layers speak of the simulator, not of the run.
 REFUSING = ("provenance", "configuration", "workload", "validity", "definitions", "bounds", "views")
 
@@ -61,14 +63,20 @@ class Verdict:
         refusals = self._refusals.get(run, ())
         return next((f for f in refusals if not f.metrics or metric in f.metrics), None)
 
+    @cached_property
+    def _extrapolated(self) -> set[str]:
+        """Runs outside a range of the calibration, or inside all of them and yet of a kind that it has not seen."""
+        return {run for finding in self.findings if finding.check in EXTRAPOLATED for run in finding.runs}
+
     def status(self, case: Case) -> str:
-        """`ok`, `extrapolated`, `unsupported: reason`, or `refused: class` when no measured figure may be judged."""
-        if case.prediction.status.startswith("unsupported"):
-            return case.prediction.status
-        found = [self.refused(case.id, metric) for metric in case.measured] or [self.refused(case.id, "")]
-        if all(found):
-            return f"refused: {found[0].fault}"
-        return case.prediction.status
+        """`ok`, `extrapolated`, `unsupported: reason`, or `refused: class` when some figure of the run is refused."""
+        if case.simulated is None:
+            own = self.evidence.own
+            return case.prediction.status if own else "unsupported: not among the other simulator's figures"
+        refusals = self._refusals.get(case.id)
+        if refusals:
+            return f"refused: {refusals[0].fault}"
+        return "extrapolated" if case.id in self._extrapolated else "ok"
 
     @property
     def alarms(self) -> tuple[Finding, ...]:
