@@ -72,7 +72,7 @@ def _unused(fits: Sequence[FamilyFit], records: Iterable[RunRecord]) -> list[Jud
                 calibration = (fit.power or fit.times).fit_.calibration(setup)
             else:
                 calibration = at_device(prior_calibrations([setup])[setup.device.id], setup.device)
-            values = replay(setup, step_model(setup, calibration))
+            values = replay(setup, step_model(setup, calibration)).values
         except (Unsupported, UserError):
             continue
         for metric in judged_metrics(setup):
