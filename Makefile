@@ -35,10 +35,13 @@ profiles: $(VENV)/installed
 
 docs: $(VENV)/installed
 	$(BIN)/simulate --gpu orin --strategy pdr --plot docs/pdr-on-orin.png > docs/pdr-on-orin.txt
-	$(BIN)/validate calibration/data/runs/edgereasoning.csv > docs/validation-orin.txt
+	$(BIN)/validate calibration/data/runs/edgereasoning.csv --report build/orin > docs/validation-orin.txt; test $$? -le 1
+	cp build/orin/figures/predicted_measured.png docs/validation-orin.png
 	$(BIN)/simulate traffic --gpu a100 --model llama-3.1-8b --trace azure-2023-conv --time-scale 0.75 \
 		--goodput ttft:1000 tpot:100 --plot docs/traffic.png > docs/traffic.txt
 	$(BIN)/validate strategies --markdown docs/strategies.md > /dev/null
+	$(BIN)/validate simulator --markdown docs/laws.md > /dev/null
+	$(BIN)/python examples/case_studies.py --markdown > docs/case-studies.md
 
 # --no-compile: byte code is written on first import, and only for what is used.
 $(VENV)/installed: pyproject.toml
