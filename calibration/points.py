@@ -82,7 +82,8 @@ def _counts(setup: Setup, metric: str, measured: dict[str, float]) -> bool:
     """Whether a metric is a number of its own: not copied from another, and of what the simulator predicts."""
     record = setup.record
     if metric == POWER_METRIC:
-        return not record.flagged("whole_run_power")  # such figures measure the sampling as much as the device
+        # Such figures measure the sampling as much as the device.
+        return not record.flagged("whole_run_power") and not record.flagged("power:")
     if setup.output_tok < 2 and metric.startswith(("tpot", "itl")):
         return False
     if metric == "e2e_s_mean":  # repeated under another name where there are more telling ones

@@ -19,6 +19,7 @@ MAX_REQUESTS = 200_000  # one replay of more takes minutes
 CLOSED_LOOP_ROUNDS = 10  # requests per client where the source does not say how many were sent
 UNSTATED_UNIFORM = 0.8  # spread of lengths in loops whose source does not state any
 OPEN_LOOP_REQUESTS = 1000  # where the source does not say
+MOST_CV = 100.0  # of lengths that a record states: more is no spread, but a slip of the pen
 DATASETS = Path(__file__).parent / "data" / "datasets.toml"
 
 
@@ -98,9 +99,10 @@ def _lengths(record: RunRecord, n: int, max_model_len: int | None) -> tuple[np.n
         draws = [draw, draw]
     elif spread.startswith("dataset:"):
         name = spread.removeprefix("dataset:")
-        found = datasets().get(name, UNKNOWN_SPREAD)
-        draws, share = [_lognormal(found.input_cv), _lognormal(found.output_cv)], found.shared_prefix_share
-        assumptions.append(f"lengths lognormal with the spread assumed for {name}")
+        found, told = datasets().get(name, UNKNOWN_SPREAD), _told_spread(record, where)
+        input_cv, output_cv = told.get("input", found.input_cv), told.get("output", found.output_cv)
+        draws, share = [_lognormal(input_cv), _lognormal(output_cv)], found.shared_prefix_share
+        assumptions += _assumed_of(name, told, share)
     elif spread in ("", "fixed"):
         draws = [np.ones_like, np.ones_like]
         if not spread and record.load in ("closed_loop", "open_loop"):
@@ -125,6 +127,31 @@ def _lengths(record: RunRecord, n: int, max_model_len: int | None) -> tuple[np.n
     prompt = np.minimum(prompt, limit - 1) if limit else prompt
     output = _whole(relative[1], record.output_tok, limit - prompt if limit else np.full(n, np.inf))
     return prompt, output, share, assumptions
+
+
+def _told_spread(record: RunRecord, where: str) -> dict[str, float]:
+    """The coefficients of variation that `calibrate collect` has measured, of "input" and "output"; UserError: bad."""
+    found = {}
+    for name in ("input", "output"):
+        text = record.flag_value(f"{name}_cv:")
+        if text is None:
+            continue
+        try:
+            found[name] = float(text)
+        except ValueError:
+            found[name] = -1.0
+        if not 0.0 <= found[name] <= MOST_CV:
+            raise UserError(f"{where}: flag '{name}_cv:{text}', expected a number from 0 to {MOST_CV:g}")
+    return found
+
+
+def _assumed_of(name: str, told: dict[str, float], share: float) -> list[str]:
+    """What of a data set's lengths is assumed, beside what the record tells."""
+    if not told:
+        return [f"lengths lognormal with the spread assumed for {name}"]
+    missing = [which for which in ("input", "output") if which not in told]
+    found = [f"{which} lengths lognormal with the spread assumed for {name}" for which in missing]
+    return found + ([f"share of the prompts that is alike as assumed for {name}"] if share else [])
 
 
 def _uniform(text: str, where: str):

@@ -64,7 +64,7 @@ class FakeGpu:
 
     `counter_bits`: where the counter wraps; `counter_gain`: its error; `average_s`: seconds that the averaged field
     covers; `scope`: the only scope that power fields answer for; `reset_s`: when the driver is loaded anew;
-    `zero_fields`: power fields succeed and say 0.
+    `zero_fields`: power fields succeed and say 0; `parts`: UUIDs of the MIG devices that it is split into.
     """
 
     clock: FakeClock
@@ -82,6 +82,7 @@ class FakeGpu:
     sm_mhz: Callable[[float], int] = lambda at_s: 1755
     celsius: int = 61
     mig: bool = False
+    parts: tuple[str, ...] = ()
     zero_fields: bool = False
     reset_s: float = math.inf
 
@@ -111,6 +112,14 @@ class FakeGpu:
         before_s = self.average_s - (self.clock.now_s - begin_s)
         joules = self.used_j(self.clock.now_s) - self.used_j(begin_s) + before_s * self.power_w(self._times[0])
         return joules / self.average_s
+
+
+@dataclass(frozen=True)
+class MigPart:
+    """The handle of a part of a split GPU: calls about power and clocks do not know it."""
+
+    gpu: FakeGpu
+    refuse = frozenset(name for name in dir(pynvml) if name.startswith("nvmlDeviceGet"))
 
 
 class FakeNvml:
@@ -153,7 +162,12 @@ class FakeNvml:
         for gpu in self.gpus:
             if gpu.uuid == uuid:
                 return gpu
+            if uuid in gpu.parts:
+                return MigPart(gpu)
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+
+    def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, migDevice):
+        return migDevice.gpu
 
     def nvmlDeviceGetName(self, handle):
         return handle.name

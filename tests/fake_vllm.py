@@ -52,7 +52,10 @@ class Engine:
         self.running: list[_Running] = []
         self.steps: list[tuple[int, int]] = []  # (prompts, sequences that decode) of every step
         self.prompts: list[list[int]] = []
+        self.params: list[SamplingParams] = []
         self.fail_at_step: int | None = None
+        self.refuse_after: int | None = None  # prompts that are taken in
+        self.refusal: BaseException = ValueError("no room")
         self.engine_slower = 1.0  # of the engine's own time stamps against the clock
         self.engine_core = SimpleNamespace(shutdown=self._shut_down)
         self.shut_down = False
@@ -65,10 +68,17 @@ class Engine:
         assert all(0 <= token < VOCABULARY for token in prompt["prompt_token_ids"])
         if params.min_tokens > params.max_tokens:
             raise ValueError("min_tokens must be less than or equal to max_tokens")
+        if self.refuse_after is not None and len(self.prompts) >= self.refuse_after:
+            raise self.refusal
         self.clock.now_s += ADD_S
         self.prompts.append(prompt["prompt_token_ids"])
+        self.params.append(params)
         self.waiting.append(_Running(request_id, prompt["prompt_token_ids"], params))
         return f"{request_id}-0a1b2c3d"  # the engine's own name, which outputs do not carry
+
+    def abort_request(self, request_ids: list[str], internal: bool = False) -> None:
+        for queue in (self.waiting, self.running):
+            queue[:] = [request for request in queue if request.name not in request_ids]
 
     def has_unfinished_requests(self) -> bool:
         return bool(self.waiting or self.running)

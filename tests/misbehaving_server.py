@@ -25,7 +25,8 @@ class Server:
 
     `fault(n)` names what goes wrong with the n-th streamed request (from 0, counted from when the test sets it), None:
     nothing. `takes`: the fields beyond OpenAI's own that it knows. `token_ids`: prompts may be token ids.
-    `pages`: path -> (HTTP status, body) of what else it tells.
+    `pages`: path -> (HTTP status, body) of what else it tells. `token_s`: seconds before each chunk. `seats`: so many
+    are answered at a time, the others wait.
     """
 
     model: str = "tiny"
@@ -35,6 +36,8 @@ class Server:
     usage: bool = True
     tokens_per_chunk: int = 1
     key: str | None = None
+    token_s: float = 0.0
+    seats: int = 10_000
     pages: dict[str, tuple[int, Any]] = field(default_factory=dict)
     requests: list[dict[str, Any]] = field(default_factory=list)  # bodies of streamed requests
     most_at_once: int = 0
@@ -43,6 +46,7 @@ class Server:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._at_once = 0
+        self._seats = asyncio.Semaphore(self.seats)
         self.breaks(None)
 
     def __enter__(self) -> Server:
@@ -114,7 +118,9 @@ class Server:
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
         try:
-            await self._stream(writer, body, prompt_tok, self.fault(len(self.requests) - 1), head)
+            fault = self.fault(len(self.requests) - 1)
+            async with self._seats:
+                await self._stream(writer, body, prompt_tok, fault, head)
         finally:
             self._at_once -= 1
 
@@ -142,6 +148,7 @@ class Server:
                 break
             more = self.tokens_per_chunk if fault == "never ends" else min(self.tokens_per_chunk, asked - sent)
             sent += more
+            await asyncio.sleep(self.token_s)
             choice: dict[str, Any] = {"index": 0, "finish_reason": None, **_piece(body, "go " * more)}
             if body.get("return_token_ids"):
                 choice["token_ids"] = [7] * more
@@ -149,7 +156,6 @@ class Server:
             if options.get("continuous_usage_stats"):
                 chunk["usage"] = {"prompt_tokens": prompt_tok, "completion_tokens": sent}
             await _event(writer, json.dumps(chunk))
-            await asyncio.sleep(0)
         await self._ending(writer, fault, options, prompt_tok, sent)
 
     async def _ending(

@@ -36,14 +36,14 @@ NOISE = 0.004  # of a run: all its times are off by this much together
 def register() -> None:
     """Make the back-end known by the name "simulated"."""
     BACKENDS["simulated"] = ("simulated_backend", "")
-    LOADS["simulated"] = "static_batch"
+    LOADS["simulated"] = ("static_batch", "closed_loop", "open_loop")
 
 
 def facts_of(model: str, **settings) -> EngineFacts:
     """The facts of an engine like vLLM 0.11 on an L4."""
     known = {
         "max_num_seqs": 256, "max_num_batched_tokens": 8192, "max_model_len": 8192, "gpu_memory_utilization": 0.9,
-        "prefix_caching": False, "chunked_prefill": True, "cuda_graphs": True, "num_gpu_blocks": 14000,
+        "prefix_caching": False, "chunked_prefill": True, "cuda_graphs": True, "num_gpu_blocks": 11_000,
         "block_size": 16, **settings,
     }  # fmt: skip
     return EngineFacts("vllm", "0.11.0", model, {}, "bf16", "bf16", "bf16", known, versions={"torch": "2.8.0"})

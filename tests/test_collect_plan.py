@@ -207,7 +207,7 @@ def test_a_budget_for_nothing_says_how_much_is_needed(fitted, between):
     with pytest.raises(UserError, match=r"--minutes 0\.01 is too short for any point, expected at least \d"):
         plan_sweep(fitted, between, budget_s=0.6, **HOW)
     with pytest.raises(UserError, match="can be planned"):
-        expect([Point("static_batch", 1, 10**6, 1, 1)], facts_of(MODEL, max_model_len=None), GPU, None)
+        expect([Point("open_loop", 1, 32, 1, 4, 1.0)], facts_of(MODEL), GPU, None)  # not by steps: `expect_open`
 
 
 def test_an_engine_of_a_model_that_does_not_fit_is_refused():

@@ -4,17 +4,21 @@ import gzip
 import json
 import os
 import stat
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import fake_vllm
 import pytest
 from click.testing import CliRunner
+from fake_nvml import FakeClock, FakeGpu, FakeNvml
 from simulated_backend import SimulatedBackend, facts_of
 
 from calibration.cli import calibrate
 from calibration.collect.backends import BackendOptions, open_backend, vllm_bench, vllm_engine
 from calibration.collect.backends.vllm_engine import IN_PROCESS, VllmEngine, engine_arguments
 from calibration.collect.point import BackendError, Point
+from calibration.collect.provenance import gpu_and_driver
 from calibration.collect.statistics import latencies
 from calibration.records import read_records
 
@@ -26,6 +30,7 @@ OPTIONS = BackendOptions(model=MODEL, gpu="l40s", dummy_weights=True)
 @pytest.fixture
 def vllm(monkeypatch):
     monkeypatch.delenv(IN_PROCESS, raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(os, "environ", dict(os.environ))  # what the back-end sets stays in the test
     return fake_vllm.install(monkeypatch)
 
@@ -81,6 +86,12 @@ def test_prompts_are_random_ids_that_depend_on_the_seed_alone(vllm, backend):
     assert all(256 <= token < 10_000 for prompt in first for token in prompt)
 
 
+def test_ends_of_sequences_are_ignored_and_not_masked_at_every_step(vllm, backend):
+    backend.run(BATCH, seed=1)
+    (asked,) = {(p.ignore_eos, p.min_tokens, p.max_tokens, p.temperature) for p in engine(vllm).params}
+    assert asked == (True, 0, 5, 0.0)
+
+
 def test_a_closed_loop_keeps_its_clients_busy(vllm, backend):
     seen = backend.run(Point("closed_loop", 2, 50, 3, 5), seed=0)
     assert len(seen.requests) == 5 and max(sum(step) for step in engine(vllm).steps) == 2
@@ -110,6 +121,26 @@ def test_facts_are_the_resolved_configuration(vllm, backend):
     assert {name: facts.settings.get(name) for name in wanted} == wanted
     assert facts.model_config == {"model_type": "qwen3"} and json.dumps(facts.settings)
     assert "cudagraph_mode" not in facts.settings  # vLLM's default needs no flag
+
+
+def test_a_gpu_or_driver_of_another_kind_is_another_configuration(vllm, backend, monkeypatch):
+    first, found = FakeGpu(FakeClock()), []
+    for gpu, driver in ((first, "580.1"), (first, "590.2"), (FakeGpu(FakeClock(), name="NVIDIA L4"), "580.1")):
+        monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(gpu, driver=driver))
+        gpu_and_driver.cache_clear()
+        facts = backend.facts()
+        found.append((facts.settings["gpu_name"], facts.versions["driver"]))
+    gpu_and_driver.cache_clear()
+    assert found == [("NVIDIA H100 80GB HBM3", "580.1"), ("NVIDIA H100 80GB HBM3", "590.2"), ("NVIDIA L4", "580.1")]
+
+
+def test_facts_tell_of_speculation_and_not_of_folders(vllm, backend):
+    config = engine(vllm).vllm_config
+    config.speculative_config = SimpleNamespace(method="ngram", num_speculative_tokens=4)
+    config.model_config.hf_config.to_dict = lambda: {"model_type": "qwen3", "_name_or_path": "/home/alice/qwen"}
+    facts = backend.facts()
+    assert (facts.settings["speculative_method"], facts.settings["num_speculative_tokens"]) == ("ngram", 4)
+    assert facts.model_config == {"model_type": "qwen3"}
 
 
 def test_quantised_weights_are_named_where_their_width_is_known(vllm):
@@ -159,6 +190,16 @@ def test_what_vllm_refuses_or_dies_of_is_one_sentence(vllm, backend):
         backend.run(BATCH, seed=0)
 
 
+@pytest.mark.parametrize("error", [ValueError("no room"), KeyboardInterrupt()])
+def test_requests_of_a_run_that_ended_early_do_not_run_beside_those_of_the_next(vllm, backend, error):
+    engine(vllm).refuse_after, engine(vllm).refusal = 2, error
+    with pytest.raises((BackendError, KeyboardInterrupt)):
+        backend.run(BATCH, seed=0)
+    engine(vllm).refuse_after = None
+    seen = backend.run(BATCH, seed=0)
+    assert engine(vllm).steps == [(3, 0), (0, 3), (0, 3), (0, 3), (0, 3)] and len(seen.requests) == 3
+
+
 def test_a_model_may_be_a_folder_with_a_config(vllm, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert vllm_engine.model_argument(str(tmp_path), True) == str(tmp_path)
@@ -205,7 +246,7 @@ def test_the_command_line_of_the_load_generator():
     for part in (
         "--dataset-name random", "--random-input-len 100", "--random-output-len 4", "--random-range-ratio 0.0",
         "--num-prompts 6", "--request-rate inf", "--max-concurrency 2", "--seed 7", "--ignore-eos", "--save-result",
-        "--save-detailed", "--num-warmups 0", "--result-filename result.json",
+        "--save-detailed", "--num-warmups 0", "--result-filename result.json", "--ready-check-timeout-sec 0",
     ):  # fmt: skip
         assert part in text, part
     open_loop = vllm_bench.serve_command(
@@ -250,15 +291,28 @@ def test_the_load_generator_is_run_and_its_result_read(tmp_path):
     find = 'while [ "$1" != --result-dir ]; do shift; done'
     tool = program(tmp_path, f'echo "$@" >> {tmp_path}/asked\n{find}\ncp {tmp_path}/saved.json "$2/result.json"')
     server = SimulatedBackend(facts_of(MODEL))
-    options = replace(OPTIONS, base_url="http://127.0.0.1:8000/v1")
+    options = replace(OPTIONS, model=MODEL.lower(), base_url="http://127.0.0.1:8000/v1")
     bench = vllm_bench.VllmBench(options, tool, server)
     bench.warm_up(replace(LOOP, num_requests=500))
     assert len(bench.run(LOOP, seed=5).requests) == 3 and bench.facts() == server.facts()
     warm_up, run = (tmp_path / "asked").read_text().splitlines()
     assert "--num-prompts 16" in warm_up and "--num-prompts 6" in run and "--seed 5" in run
-    assert "--base-url http://127.0.0.1:8000 " in run
+    assert "--base-url http://127.0.0.1:8000 " in run and f"--model {MODEL} " in run  # as Hugging Face spells it
     bench.close()
     assert server.closed
+
+
+def test_every_start_of_a_measurement_has_prompts_of_its_own(tmp_path):
+    (tmp_path / "saved.json").write_text(json.dumps(RESULT))
+    find = 'while [ "$1" != --result-dir ]; do shift; done'
+    tool = program(tmp_path, f'echo "$@" >> {tmp_path}/asked\n{find}\ncp {tmp_path}/saved.json "$2/result.json"')
+    said = []
+    for salt in ("set/0", "set/0", "set/1"):
+        options = replace(OPTIONS, base_url="http://127.0.0.1:8000", salt=salt)
+        said += vllm_bench.VllmBench(options, tool, SimulatedBackend(facts_of(MODEL))).run(LOOP, seed=5).notes[-1:]
+    seeds = [line.split("--seed ")[1].split()[0] for line in (tmp_path / "asked").read_text().splitlines()]
+    assert seeds[0] == seeds[1] != seeds[2]
+    assert said == [f"the load generator's seed is {seed}" for seed in seeds]
 
 
 def test_a_load_generator_that_fails_says_why(tmp_path):

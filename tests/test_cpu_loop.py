@@ -31,7 +31,8 @@ def test_a_processor_calibrates_itself_and_predicts_points_in_between(tmp_path, 
         print(
             f"\nprocessor: median error {found['median_error_held_out']:.1%} on {found['points_held_out']} held-out "
             f"points ({found['median_error_held_out_without_fit']:.1%} without the fit), noise floor "
-            f"{found['noise_floor']:.1%}, {found['seconds']:.0f} s, load average {found['load_1min']:.1f}"
+            f"{found['noise_floor']:.1%}, {found['runs_held_up']} of {found['runs']} runs held up by other work, "
+            f"{found['seconds']:.0f} s, load average {found['load_1min']:.1f}"
         )
     assert found["median_error_held_out"] < LOOSE
 
@@ -45,4 +46,5 @@ def test_a_processor_calibrates_itself_and_predicts_points_in_between(tmp_path, 
     journal = read_journal(tmp_path / "journal.jsonl")
     assert len(journal.entries) == found["rounds"] * (found["points_fitted"] + found["points_held_out"])
     assert not journal.failures and not journal.torn
+    assert 0 <= found["runs_held_up"] <= found["runs"] == len(journal.entries)
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

@@ -225,6 +225,17 @@ def test_the_command_prints_the_same_as_json(made, tmp_path):
         assert errors["in_sample"]["n"] > 0 and abs(errors["in_sample"]["bias"]) <= errors["in_sample"]["mape"], metric
 
 
+def test_open_loops_alone_cannot_be_fitted_and_the_command_says_why(made, tmp_path):
+    loops = [msgspec.structs.replace(row, load="open_loop", request_rate_rps=1.0) for row in made[:3]]
+    for rows, why in (
+        (loops, "all are open loops"),
+        ([], "the files hold none (calibrate collect puts open loops into"),
+    ):
+        path = runs_file(tmp_path, rows)
+        result = CliRunner().invoke(calibrate, ["fit", str(path), "--out", str(tmp_path / "o.toml"), "--gpu", "l40s"])
+        assert result.exit_code == 2 and "no usable rows of GPU 'l40s': " + why in result.stderr, result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

@@ -24,7 +24,7 @@ from calibration.collect.backends.openai_prompts import WORDS, PromptMaker
 from calibration.collect.backends.openai_run import Run, carry_out
 from calibration.collect.backends.openai_settings import ClientSettings, read_settings
 from calibration.collect.backends.openai_stream import Answer, EventLines, StreamError
-from calibration.collect.loads import TraceChoice, traffic_of
+from calibration.collect.loads import open_trace, traffic_of
 from calibration.collect.point import BackendError, Point
 from simulator.errors import UserError
 from simulator.workload import loads as synthetic
@@ -47,8 +47,8 @@ def connect():
     """Opens back-ends and closes them again."""
     opened = []
 
-    def open_to(server, model="tiny", **settings):
-        options = BackendOptions(model=model, gpu="any", base_url=server.url, settings=settings)
+    def open_to(server, model="tiny", trace=None, **settings):
+        options = BackendOptions(model=model, gpu="any", base_url=server.url, settings=settings, trace=trace)
         opened.append(open_backend("openai", options))
         return opened[-1]
 
@@ -103,7 +103,7 @@ def test_open_loop_requests_are_due_at_the_simulators_arrivals(server):
 def test_a_trace_gives_lengths_and_times(server, connect, tmp_path):
     trace = tmp_path / "trace.csv"
     trace.write_text("t_s,input_tok,output_tok\n0,10,3\n0.02,30,5\n0.05,20,2\n")
-    backend = connect(server, trace=str(trace))
+    backend = connect(server, trace=open_trace(str(trace)))
     point = Point("open_loop", 1, 20, 3, 3)
     backend.warm_up(point)
     found = backend.run(point, seed=0)
@@ -112,7 +112,7 @@ def test_a_trace_gives_lengths_and_times(server, connect, tmp_path):
         ("ok", 30, 5),
         ("ok", 20, 2),
     ]
-    faster = traffic_of(point, 0, TraceChoice(str(trace), speed=2.0))
+    faster = traffic_of(point, 0, open_trace(str(trace), speed=2.0))
     assert faster.arrival_s == pytest.approx([0.0, 0.01, 0.025])
     with pytest.raises(BackendError, match="neither a request rate nor a trace"):
         traffic_of(point, 0)
@@ -121,7 +121,7 @@ def test_a_trace_gives_lengths_and_times(server, connect, tmp_path):
 def test_a_trace_of_many_lengths_needs_few_questions(tmp_path):
     rows = "".join(f"{i},{20 + 7 * i},2\n" for i in range(40))
     (tmp_path / "t.csv").write_text("t_s,input_tok,output_tok\n" + rows)
-    traffic = traffic_of(Point("open_loop", 1, 1, 1, 40), 0, TraceChoice(str(tmp_path / "t.csv")))
+    traffic = traffic_of(Point("open_loop", 1, 1, 1, 40), 0, open_trace(str(tmp_path / "t.csv")))
     asked = []
 
     async def count(prompt):
@@ -148,6 +148,31 @@ def test_words_are_fitted_to_the_servers_count(per_word, before):
     asyncio.run(maker.prepare(traffic))
     for prompt in maker.prompts(traffic):
         assert abs(before + per_word * len(prompt.split()) - 400) <= 4
+
+
+def test_the_same_salt_makes_the_same_prompts_and_another_one_others():
+    async def count(prompt):
+        return len(prompt.split())
+
+    def made(ids_below, salt, runs=2):
+        maker, found = PromptMaker(count, ids_below, salt=salt), []
+        for run in range(runs):
+            traffic = traffic_of(POINT, seed=run)
+            asyncio.run(maker.prepare(traffic))
+            found += [str(prompt) for prompt in maker.prompts(traffic)]
+        return found
+
+    for ids_below in (None, 32_000):
+        first, again, other = (made(ids_below, salt) for salt in ("set/0", "set/0", "set/1"))
+        assert first == again and len(set(first)) == len(first) and not set(first) & set(other)
+
+
+def test_a_run_says_where_the_numbers_of_its_prompts_begin(server, connect):
+    backend, found = connect(server), []
+    for _ in range(2):
+        notes = backend.run(POINT, seed=1).notes
+        found += [int(note.split()[4]) for note in notes if note.startswith("prompts are numbered from")]
+    assert len(found) == 2 and found[1] - found[0] == POINT.num_requests
 
 
 def test_no_two_prompts_begin_alike(server, connect):
@@ -570,7 +595,7 @@ def test_another_model_than_the_one_that_is_served(server, connect):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"endpoint": "grpc"}, {"stall_timeout_s": 0}, {"vocab_size": 1.5}, {"share_prefixes": "x"}, {"trace_speed": 2}],
+    [{"endpoint": "grpc"}, {"stall_timeout_s": 0}, {"vocab_size": 1.5}, {"share_prefixes": "x"}, {"trace": "t.csv"}],
 )
 def test_bad_settings_are_one_sentence(settings):
     with pytest.raises(UserError, match="expected"):

@@ -29,6 +29,7 @@ from calibration.collect.power import (
     measured,
     nvml_facts,
 )
+from calibration.collect.power import sampler as sampler_module
 from calibration.collect.power.amd import AmdInstrument
 from calibration.collect.power.energy import (
     Counter,
@@ -547,6 +548,19 @@ def test_idle_is_measured_before_and_kept_with_later_windows(nvml_of, clock):
     assert "shorter than the 5 s" in short.reason
 
 
+def test_what_speaks_against_the_idle_baseline_goes_with_every_window(nvml_of, clock):
+    begin_s = clock()
+    gpu = FakeGpu(clock, power_w=lambda t: 300.0 if 8.0 < t - begin_s < 9.5 else 80.0)
+    meter = nvml_of(gpu)
+    measure_idle(meter, 1.0, pause=clock.run)
+    assert window_of(meter, clock, 5.0).notes[0].startswith("idle baseline: the window of 1 s is shorter")
+    measure_idle(meter, 6.0, pause=clock.run)  # somebody used the GPU meanwhile
+    assert meter.idle_power_w > 100
+    assert any(note.startswith("idle baseline: not steady: ") for note in window_of(meter, clock).notes)
+    measure_idle(meter, 6.0, pause=clock.run)
+    assert meter.idle_doubt is None and window_of(meter, clock).notes == ()
+
+
 def test_a_split_gpu_and_gpus_of_several_kinds_are_labelled(nvml_of, clock):
     split = nvml_of(FakeGpu(clock, mig=True)).instrument
     assert split.notes == ("gpu0 is split by MIG: power is that of the whole GPU",)
@@ -554,6 +568,17 @@ def test_a_split_gpu_and_gpus_of_several_kinds_are_labelled(nvml_of, clock):
     assert "CUDA_DEVICE_ORDER" in nvml_of(*mixed, devices=[0]).instrument.notes[0]
     assert nvml_of(*mixed, devices=[0], environ={"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}).instrument.notes == ()
     assert nvml_of(*mixed, devices=["GPU-22222222-bbbb"]).instrument.notes == ()
+
+
+def test_a_part_of_a_split_gpu_has_the_power_of_the_whole_and_says_so(nvml_of, clock):
+    part = "MIG-5c0d5e6b-0000-1111-2222-333344445555"
+    gpus = FakeGpu(clock, power_w=lambda t: 100.0), FakeGpu(clock, uuid="GPU-2222-bbbb", mig=True, parts=(part,))
+    environ = {"CUDA_VISIBLE_DEVICES": part}
+    meter = nvml_of(*gpus, devices=[0], environ=environ)
+    assert meter.instrument.notes == ("gpu0 is split by MIG: power is that of the whole GPU",)
+    assert window_of(meter, clock).parts_w == {"gpu0": pytest.approx(300)}
+    facts = nvml_facts(0, environ)
+    assert facts["mig"] is True and facts["compute_capability"] == "9.0" and facts["energy_counter"] is True
 
 
 # --- which GPU --------------------------------------------------------------------------------------------------------
@@ -777,6 +802,7 @@ class FakeAmdsmi:
     def amdsmi_get_energy_count(self, handle):
         gain = self._get(handle, "energy", 1.0)
         ticks = round(1e6 + gain * 600 * (self.clock() - 1000) / 15.259e-6)
+        ticks = self.gpus[handle].get("ticks", ticks)
         return {"energy_accumulator": ticks, "counter_resolution": 15.259, "timestamp": 0}
 
     def amdsmi_get_clock_info(self, handle, kind):
@@ -833,6 +859,17 @@ def test_amd_power_fields_by_part(amd_of, clock, power, watts):
     assert (window.method, window.mean_power_w) == ("mean of samples", pytest.approx(watts))
     assert window.notes[0] == "whether the GPU throttles is not known: amdsmi counts no violations"
     assert "NOT_SUPPORTED" in window.notes[1]
+
+
+@pytest.mark.parametrize("unknown", [2**16 - 1, 2**32 - 1, 2**64 - 1])
+def test_amd_numbers_that_stand_for_not_known_are_none(amd_of, clock, unknown):
+    power = {"current_socket_power": unknown, "average_socket_power": 300}
+    gpu = {"power": power, "clock": {"clk": unknown}, "celsius": unknown, "ticks": unknown, "violations": "refused"}
+    window = window_of(amd_of(gpu), clock)
+    assert (window.method, window.mean_power_w, window.counter_j) == ("mean of samples", pytest.approx(300), None)
+    assert (window.clocks_hz, window.temperature_c) == ({}, None)
+    with pytest.raises(Unavailable, match=f"amdsmi_get_power_info: N/A; gpu0: the energy counter stands at {unknown}"):
+        amd_of(gpu | {"power": {"socket_power": unknown}})
 
 
 @pytest.mark.parametrize(("power", "words"), [
@@ -1220,6 +1257,28 @@ def test_a_meter_that_is_dropped_takes_its_thread_with_it():
     gc.collect()
     thread.join(60)
     assert not thread.is_alive()
+
+
+def test_a_driver_that_does_not_come_back_does_not_hold_the_program(monkeypatch):
+    monkeypatch.setattr(sampler_module, "JOIN_S", 0.05)
+    answered, asked, first = threading.Event(), threading.Event(), [True]
+
+    def read():
+        if first:
+            first.clear()
+            return Reading(power_w=100.0)
+        asked.set()
+        answered.wait(30)  # not for ever: a program that asks once more must fail here, not stand still
+        return Reading(power_w=200.0)
+
+    sampler = Sampler(read, 0.001)
+    sampler.start()
+    assert asked.wait(60)
+    samples = sampler.stop()
+    assert [(s.power_w, s.failure) for s in samples] == [(100.0, None), (None, "no answer for 0.05 s")]
+    answered.set()
+    sampler._thread.join(60)
+    assert len(samples) == 2 and samplers() == []
 
 
 def test_a_program_ends_with_a_sampler_running():

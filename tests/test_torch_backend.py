@@ -2,13 +2,16 @@
 
 import gc
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import count
 
 import numpy as np
 import pytest
 
-from calibration.collect.backends import BackendOptions, open_backend
+from calibration.collect.backends import BackendOptions, open_backend, torch_quiet
 from calibration.collect.backends.torch_build import check_memory, read_config
 from calibration.collect.backends.torch_cache import new_cache
 from calibration.collect.backends.torch_options import TorchSettings, check, dtype_of, read_settings, where
@@ -38,6 +41,12 @@ def opened(folder, config=SMALL, **options):
     return open_backend(
         "transformers", BackendOptions(str(path), "host-cpu", device="cpu", settings=settings, **options)
     )
+
+
+@pytest.fixture(autouse=True)
+def undisturbed(monkeypatch):
+    """Whatever else this machine does: no run is done again because of it."""
+    monkeypatch.setattr(torch_quiet, "waited_s", dict)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +110,19 @@ def test_prompts_come_from_the_seed_of_the_run(backend):
     assert seen[0].shape == (3, 7) and torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
 
 
+@pytest.mark.parametrize("config", [SMALL, QWEN, SMALL | {"head_dim": 24}])
+def test_the_room_for_keys_and_values_is_there_before_the_clock_starts(tmp_path, config):
+    stepper = opened(tmp_path, config)._stepper
+    cache, _ = new_cache(stepper.model, 3, 12)
+    rooms = [tensor.untyped_storage().data_ptr() for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    assert cache.get_seq_length() == 0 and len(set(rooms)) == 6
+    with torch.inference_mode():
+        stepper.model(input_ids=prompts(), **{stepper._cache_name: cache}, use_cache=True)
+    filled = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    assert [tensor.untyped_storage().data_ptr() for tensor in filled] == rooms
+    assert {tensor.shape[2] for tensor in filled} == {7}
+
+
 # --- what its clock sees -----------------------------------------------------------------------------------------
 
 
@@ -138,7 +160,7 @@ def test_garbage_is_collected_again_after_an_error(backend):
     kept = stepper.model
 
     class Full:
-        config = kept.config
+        config, dtype, device = kept.config, kept.dtype, kept.device
 
         def __call__(self, **_):
             raise torch.OutOfMemoryError("full")
@@ -153,6 +175,70 @@ def test_garbage_is_collected_again_after_an_error(backend):
     finally:
         stepper.model = kept
     assert gc.isenabled()
+
+
+def waits(monkeypatch, *shares):
+    """As if a thread had waited for so much of the time of each run in turn, on a clock that only runs then move."""
+    now, told, left = [0.0], [0.0], iter(shares)
+    monkeypatch.setattr(torch_quiet.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(torch_quiet, "waited_s", lambda: {"7": told[0], "8": 0.1})
+
+    def run():
+        now[0], told[0] = now[0] + 2.0, told[0] + 2.0 * next(left)
+        return f"run {now[0] / 2.0:.0f}"
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("shares", "kept", "waited"),
+    [((0.01,), 1, 0.01), ((0.5, 0.02), 2, 0.02), ((0.5, 0.9, 0.3), 3, 0.3), ((0.3, 0.5, 0.9), 1, 0.3)],
+)
+def test_a_run_that_other_work_held_up_is_done_again(monkeypatch, shares, kept, waited):
+    assert torch_quiet.quietest(waits(monkeypatch, *shares, *[0.0] * 3)) == (f"run {kept}", pytest.approx(waited))
+
+
+def test_a_run_is_done_as_often_as_is_asked_for(tmp_path, monkeypatch):
+    ticks, made = count(), opened(tmp_path, settings={"tries": 2})
+    monkeypatch.setattr(torch_quiet, "waited_s", lambda: {"1": 1e3 * next(ticks)})
+    seen, run = [], made._stepper.run
+    monkeypatch.setattr(made._stepper, "run", lambda *asked: (seen.append(asked), run(*asked))[1])
+    made.run(POINT, 0)
+    assert len(seen) == 2
+
+
+def test_where_the_kernel_does_not_count_nothing_is_done_again(tmp_path, monkeypatch):
+    runs = []
+    assert torch_quiet.quietest(lambda: runs.append(1)) == (None, None) and runs == [1]
+    monkeypatch.undo()
+    monkeypatch.setattr(torch_quiet, "_THREADS", tmp_path)
+    assert torch_quiet.waited_s() == {}
+    (tmp_path / "5").mkdir()
+    (tmp_path / "5" / "schedstat").write_text("1000 2500000000 3\n")
+    (tmp_path / "6").mkdir()
+    (tmp_path / "6" / "schedstat").write_text("\n")
+    assert torch_quiet.waited_s() == {"5": 2.5}
+
+
+def test_what_held_up_every_try_is_said(backend, monkeypatch):
+    ticks = count()
+    monkeypatch.setattr(torch_quiet, "waited_s", lambda: {"1": 1e3 * next(ticks)})
+    (note,) = backend.run(POINT, 0).notes
+    assert note.startswith("disturbed: other work held up a thread for ")
+
+
+def test_a_process_that_shares_its_core_waits_for_it():
+    code = (
+        "import os, subprocess, sys\n"
+        "from calibration.collect.backends.torch_quiet import waited_s\n"
+        "if not waited_s(): raise SystemExit  # no Linux, or one that does not count\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "other = subprocess.Popen([sys.executable, '-c', 'while True: pass'])\n"
+        "before = max(waited_s().values())\n"
+        "while max(waited_s().values()) < before + 0.1: pass\n"
+        "other.kill()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, env=os.environ).returncode == 0
 
 
 # --- what it tells of itself --------------------------------------------------------------------------------------

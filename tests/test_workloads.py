@@ -97,6 +97,27 @@ def test_a_data_set_that_nobody_described_gets_the_spread_of_a_chat():
     assert 0.5 < lengths.std() / lengths.mean() < 1.1 and any("nobody" in line for line in workload.assumptions)
 
 
+def spread_of(lengths) -> float:
+    return float(lengths.std() / lengths.mean())
+
+
+def test_a_spread_that_was_measured_takes_the_place_of_the_assumed_one():
+    told = record(length_spread="dataset:nobody", num_requests=4000, flags="input_cv:0.25;output_cv:1.5")
+    workload = workload_of(told)
+    assert spread_of(workload.requests.prompt_tok) == pytest.approx(0.25, rel=0.02)
+    assert spread_of(workload.requests.output_tok) == pytest.approx(1.5, rel=0.1)
+    assert workload.assumptions == ()
+    half = workload_of(changed(told, flags="input_cv:0.25"))
+    assert spread_of(half.requests.prompt_tok) == pytest.approx(0.25, rel=0.02)
+    assert [line.split()[0] for line in half.assumptions] == ["output"]
+    alike = workload_of(changed(told, flags="input_cv:0;output_cv:0", input_tok=64, output_tok=32)).requests
+    assert set(alike.prompt_tok) == {64} and set(alike.output_tok) == {32}
+    shared = workload_of(changed(told, length_spread="dataset:lm-arena-chat"))
+    assert ["share" in line for line in shared.assumptions] == [True]
+    fixed = workload_of(changed(told, length_spread="fixed")).requests  # only data sets have a spread to replace
+    assert spread_of(fixed.prompt_tok) < 0.001
+
+
 def test_clients_in_a_loop_are_not_kept_in_step_when_the_spread_is_not_stated():
     workload = workload_of(record(length_spread=None))
     lengths = workload.requests.output_tok
@@ -117,6 +138,9 @@ def test_replicas_split_requests_and_clients():
         ({"input_tok": None}, "input_tok or output_tok not stated"),
         ({"concurrency": None}, "concurrency or num_requests not stated"),
         ({"load": "parallel_sampling", "concurrency": None}, "concurrency or num_requests not stated"),
+        ({"length_spread": "dataset:sharegpt", "flags": "input_cv:wide"}, "flag 'input_cv:wide', expected a number"),
+        ({"length_spread": "dataset:sharegpt", "flags": "output_cv:-0.5"}, "flag 'output_cv:-0.5', expected a number"),
+        ({"length_spread": "dataset:sharegpt", "flags": "output_cv:nan"}, "flag 'output_cv:nan', expected a number"),
         ({"num_requests": 10**8}, "at most 200,000"),
     ],
 )

@@ -12,9 +12,11 @@ from typing import Any
 import msgspec
 
 from calibration.collect.backends import BACKENDS, BackendOptions
-from calibration.collect.grid import LOADS, Grid
+from calibration.collect.grid import Grid
 from calibration.collect.host_sheet import GPU as HOST
 from calibration.collect.host_sheet import ensure_host_sheet
+from calibration.collect.load_options import load_of
+from calibration.collect.loads import Trace
 from calibration.collect.provenance import looks_secret, without_secrets
 from simulator.device import Device, load_device
 from simulator.errors import UserError, unknown_name
@@ -24,6 +26,8 @@ from simulator.model import Model, load_model
 GRAPHS: dict[str | None, tuple[bool | None, ...]] = {
     None: (None,), "on": (True,), "off": (False,), "both": (True, False),
 }  # fmt: skip
+SERVERS = ("openai", "vllm-bench")  # back-ends behind which any engine may be
+TEXTS = ("engine", "engine_version")  # settings that are never numbers: 0.10 is another version than 0.1
 # Settings that the simulator's engine has, too, under vLLM's names: a plan takes them into account.
 PLANNED = ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "gpu_memory_utilization", "block_size")
 
@@ -42,6 +46,7 @@ class Asked:
     dtype: str | None
     engine: str
     version: str | None
+    stated_engine: str | None  # as the user names it, for back-ends that do not know it
     base_url: str | None
     allow_remote: bool
     dummy_weights: bool
@@ -50,6 +55,7 @@ class Asked:
     settings: Mapping[str, Any] = field(default_factory=dict)
     load: str
     grid: Grid | None
+    trace: Trace | None
     minutes: float
     repeats: int
     held_out: int | None
@@ -58,12 +64,22 @@ class Asked:
     seed: int
 
     @property
+    def chosen(self) -> bool:
+        """Whether the plan is made to fit into `minutes`, rather than by the user."""
+        return self.grid is None or (self.load == "open_loop" and not self.grid.rates)
+
+    @property
     def options(self) -> BackendOptions:
         """What the back-end needs to know."""
+        stated = {}
+        if self.stated_engine and self.backend in SERVERS:
+            engine, version = engine_version(self.stated_engine)
+            stated = {"engine": engine, **({"engine_version": version} if version else {})}
         return BackendOptions(
             model=self.model_name, gpu=self.device.id, device=self.where, dtype=self.dtype, seed=self.seed,
             base_url=self.base_url, allow_remote=self.allow_remote, dummy_weights=self.dummy_weights,
-            cuda_graphs=self.graphs[0], tensor_parallel_size=self.tensor_parallel_size, settings=self.settings,
+            cuda_graphs=self.graphs[0], tensor_parallel_size=self.tensor_parallel_size,
+            settings={**stated, **self.settings}, trace=self.trace,
         )  # fmt: skip
 
     @property
@@ -88,7 +104,8 @@ class Asked:
             "power_mode": self.power_mode, "device": self.where, "dtype": self.dtype,
             "base_url": self.base_url and without_secrets(self.base_url), "dummy_weights": self.dummy_weights,
             "cuda_graphs": list(self.graphs), "tensor_parallel_size": self.tensor_parallel_size,
-            "settings": dict(self.settings), "load": self.load,
+            "settings": dict(self.settings), "engine": self.stated_engine, "load": self.load,
+            "trace": self.trace and _trace_facts(self.trace),
             "grid": self.grid and msgspec.to_builtins(self.grid), "minutes": self.minutes, "repeats": self.repeats,
             "held_out": self.held_out, "seconds_per_point": self.seconds_per_point, "meter": self.meter,
             "seed": self.seed,
@@ -106,7 +123,8 @@ def asked_of(options: Mapping[str, Any], folder: Path | None = None) -> Asked:
     settings = _settings(options["settings"])
     gpu = options["gpu"] if options["gpu"] != HOST else _host_sheet(folder, settings)
     device = load_device(gpu, options["power_mode"])
-    engine, version = engine_version(options["engine"] or ("transformers" if backend == "transformers" else "vllm"))
+    engine, version = _engine(options["engine"], backend)
+    load = load_of(options, backend)
     sheet = gpu.lower().endswith(".toml") or "/" in gpu
     return Asked(
         backend=backend,
@@ -117,16 +135,18 @@ def asked_of(options: Mapping[str, Any], folder: Path | None = None) -> Asked:
         power_mode=device.power_mode or options["power_mode"],
         where=options["device"] or ("cpu" if options["gpu"] == HOST else None),
         dtype=options["dtype"],
-        engine=engine or "vllm",
+        engine=engine,
         version=version or installed(backend),
+        stated_engine=options["engine"],
         base_url=options["base_url"],
         allow_remote=options["allow_remote"],
         dummy_weights=options["dummy_weights"],
         graphs=GRAPHS[options["cuda_graphs"]],
         tensor_parallel_size=options["tensor_parallel_size"],
         settings=settings,
-        load=options["load"] or LOADS[backend],
-        grid=_grid(options),
+        load=load.kind,
+        grid=load.grid,
+        trace=load.trace,
         minutes=options["minutes"],
         repeats=options["repeats"],
         held_out=options["held_out"],
@@ -143,6 +163,15 @@ def _host_sheet(folder: Path | None, settings: Mapping[str, Any]) -> str:
     return str(ensure_host_sheet(folder, threads=settings.get("threads")))
 
 
+def _engine(stated: str | None, backend: str) -> tuple[str, str | None]:
+    """(engine, version) to plan for: as stated, else the back-end's own. UserError where they contradict each other."""
+    own = "transformers" if backend == "transformers" else "vllm"
+    engine, version = engine_version(stated or own)
+    if stated and engine != own and backend in ("vllm", "transformers"):
+        raise UserError(f"--engine {stated}: back-end {backend} is an engine of its own, expected --backend openai")
+    return engine or own, version
+
+
 def installed(backend: str) -> str | None:
     """The version of the engine that is installed here; None for a server, or without the package."""
     from importlib import metadata
@@ -151,20 +180,6 @@ def installed(backend: str) -> str | None:
         return metadata.version(backend) if backend in ("vllm", "transformers") else None
     except metadata.PackageNotFoundError:
         return None
-
-
-def _grid(options: Mapping[str, Any]) -> Grid | None:
-    """The user's grid; None: the points are chosen. UserError when only part of one is given."""
-    axes = {"--batch": options["batch"], "--input-tok": options["input_tok"], "--output-tok": options["output_tok"]}
-    given = [name for name, sizes in axes.items() if sizes]
-    if not given:
-        return None
-    missing = [name for name in axes if name not in given]
-    if missing:
-        raise UserError(f"{given[0]} is given without {missing[0]}, expected all of {', '.join(axes)} or none")
-    if options["held_out"]:
-        raise UserError("--held-out is given with a grid of your own, expected one or the other")
-    return Grid(*axes.values())
 
 
 def _settings(words: Sequence[str]) -> dict[str, Any]:
@@ -178,10 +193,18 @@ def _settings(words: Sequence[str]) -> dict[str, Any]:
         if looks_secret(name):
             raise UserError(f"--set {name}: keys and passwords come from the environment only, and are never recorded")
         try:
-            found[name] = json.loads(value)
+            found[name] = value if name in TEXTS else json.loads(value)
         except json.JSONDecodeError:
             found[name] = value
     return found
+
+
+def _trace_facts(trace: Trace) -> dict[str, Any]:
+    """What identifies a trace, without folders."""
+    return {
+        "name": trace.name, "sha256": trace.sha256, "format": trace.format, "speed": trace.speed,
+        "output_tok": trace.output_tok, "timed": trace.rate_rps is not None,
+    }  # fmt: skip
 
 
 def _hash(device: Device) -> str:

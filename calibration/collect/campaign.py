@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import msgspec
 from calibration.collect import provenance
 from calibration.collect.asked import Asked
 from calibration.collect.backends import open_backend
+from calibration.collect.board import check_board, check_same_board
 from calibration.collect.grid import (
     BETWEEN,
     FITTED,
@@ -28,11 +29,13 @@ from calibration.collect.grid import (
     possible,
 )
 from calibration.collect.journal import Contents, Entry, Failure, Journal, check_same, read_journal
+from calibration.collect.loads import traced, traffic_of
+from calibration.collect.open_loops import chosen_rates, expect_open
 from calibration.collect.planner import Plan, plan_grid, plan_sweep
 from calibration.collect.point import Backend, EngineFacts, Point
 from calibration.collect.power import Meter, Nothing, find_meter, measure_idle
 from calibration.collect.sensitivity import Expected, expect
-from calibration.collect.session import Progress, Session
+from calibration.collect.session import Progress, Session, run_seed
 from calibration.collect.to_records import (
     JOURNAL,
     kv_capacity_tok,
@@ -45,28 +48,34 @@ from calibration.collect.to_records import (
 )
 from calibration.records import RunRecord
 from simulator.errors import UserError
+from simulator.workload.traffic import Traffic
 
 SECONDS_WITH_METER, SECONDS_WITHOUT = 5.0, 1.0
 IDLE_S = 6.0
+OVERRUN = 1.5  # times --minutes: then no further point is begun
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a measurement left behind. `seconds`: of this start of the collector."""
+    """What a measurement left behind. `seconds`: of this start of the collector.
+
+    `left`: points of the plan that were not tried, as the time was used up.
+    """
 
     folder: Path
     planned: int
     records: list[RunRecord]
     failures: list[Failure]
     seconds: float
+    left: int = 0
 
 
 class Campaign:
-    """A measurement that can be planned, run, interrupted and gone on with."""
+    """A measurement that can be planned, run, interrupted and gone on with. `clock`: seconds, monotonic."""
 
-    def __init__(self, asked: Asked) -> None:
-        self.asked = asked
+    def __init__(self, asked: Asked, clock: Callable[[], float] = time.monotonic) -> None:
+        self.asked, self.clock = asked, clock
 
     def expected_plan(self) -> Plan:
         """The plan for an engine as the simulator expects it to be configured; nothing is started."""
@@ -93,9 +102,31 @@ class Campaign:
     def _expect(self, grid: Grid, facts: EngineFacts, held_out: bool = False) -> Expected:
         asked = self.asked
         points = points_of_grid(grid, asked.load, asked.graphs, held_out)
+        if asked.load == "open_loop" and asked.chosen:
+            points = self._chosen_rates(grid, facts)
+        if asked.trace:
+            points = traced(points, asked.trace)
         kept, refused = possible(points, limits_of(facts, asked.model, self._planned_kv_tok()))
         at_least_one(kept, refused)
-        return expect(kept, facts, asked.gpu, asked.power_mode, tuple(refused) if asked.grid else ())
+        left_out = tuple(refused) if asked.grid else ()
+        if asked.load == "open_loop":
+            return expect_open(kept, facts, asked.gpu, asked.power_mode, self._traffic, left_out)
+        return expect(kept, facts, asked.gpu, asked.power_mode, left_out)
+
+    def _chosen_rates(self, grid: Grid, facts: EngineFacts) -> list[Point]:
+        """Rates of an open loop for the lengths that the engine can take."""
+        asked = self.asked
+        points = points_of_grid(replace(grid, rates=(1.0,)), asked.load, asked.graphs)
+        kept, refused = possible(points, limits_of(facts, asked.model, self._planned_kv_tok()))
+        at_least_one(kept, refused)
+        return chosen_rates(
+            kept, facts, asked.gpu, asked.power_mode, budget_s=60.0 * asked.minutes, repeats=asked.repeats,
+            num_requests=grid.num_requests,
+        )  # fmt: skip
+
+    def _traffic(self, point: Point) -> Traffic:
+        """The requests of the first run of a point."""
+        return traffic_of(point, run_seed(self.asked.seed, point, 0), self.asked.trace)
 
     def _planned_kv_tok(self) -> float | None:
         """Tokens of KV cache by the simulator's memory plan; None where the model does not fit by it."""
@@ -117,7 +148,7 @@ class Campaign:
 
         UserError when the folder holds another measurement or cannot be written; BackendError when the engine fails.
         """
-        began = time.monotonic()
+        began, left = self.clock(), 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -129,7 +160,7 @@ class Campaign:
                 check_same(before.manifest["asked"], _plain(self.asked.to_dict()), f"'{path}'")
             try:
                 if before is None or _left(before):
-                    self._measure(journal, before, folder, progress, say)
+                    left = self._measure(journal, before, folder, progress, say)
             except KeyboardInterrupt:
                 say(f"interrupted: what was measured is in {folder}, the same command goes on from there")
                 raise
@@ -139,20 +170,23 @@ class Campaign:
                     write_records(folder, records_of(after))
                     write_samples(folder, after)
         assert after is not None
-        return Result(folder, len(after.plan), records_of(after), still_failed(after), time.monotonic() - began)
+        return Result(folder, len(after.plan), records_of(after), still_failed(after), self.clock() - began, left)
 
-    def _measure(self, journal: Journal, before: Contents | None, folder: Path, progress: Progress, say: Say) -> None:
+    def _measure(self, journal: Journal, before: Contents | None, folder: Path, progress: Progress, say: Say) -> int:
+        """Measure what is left of the plan; returns how many points are still left, as the time was used up."""
         asked = self.asked
         meter = self._meter(say)
-        backend = open_backend(asked.backend, asked.options)
+        name = before.manifest["set"] if before is not None else provenance.new_name(asked.to_dict())
+        salt = f"{name}/{0 if before is None else len(before.starts)}"
+        backend = open_backend(asked.backend, replace(asked.options, salt=salt))
         try:
-            facts, where = backend.facts(), self._provenance()
-            for warning in self._warnings(where):
+            facts, where = backend.facts(), {**self._provenance(), "salt": salt}
+            for warning in self._warnings(where, before):
                 say(f"warning: {warning}")
             seconds = self._seconds_per_point(not isinstance(meter, Nothing))
             if before is None:
                 plan = self.plan(facts, seconds)
-                manifest = self._manifest(facts, where, plan)
+                manifest = self._manifest(name, facts, where, plan)
                 say(f"{len(plan.points)} points, about {plan.total_s / 60.0:.1f} minutes")
                 journal.start(manifest)
                 points, done, known = list(plan.points), frozenset(), []
@@ -162,10 +196,13 @@ class Campaign:
                 say(f"going on: {len(done)} of {len(points)} points are measured")
             journal.engine(facts, where)
             rows = _Rows(folder, manifest, known)
-            Session(
+            limit_s = 60.0 * OVERRUN * asked.minutes if asked.chosen else None
+            session = Session(
                 backend, journal, facts, seed=asked.seed, seconds_per_point=seconds, meter=meter, progress=progress,
-                on_measured=rows.add,
-            ).run(points, done)  # fmt: skip
+                on_measured=rows.add, clock=self.clock, limit_s=limit_s,
+            )  # fmt: skip
+            session.run(points, done)
+            return session.left
         finally:
             _close(backend)
             meter.close()
@@ -188,16 +225,19 @@ class Campaign:
         found = provenance.provenance(range(self.asked.tensor_parallel_size))
         return {"command": provenance.command_line(), **found}
 
-    def _warnings(self, where: dict[str, Any]) -> list[str]:
+    def _warnings(self, where: dict[str, Any], before: Contents | None) -> list[str]:
+        """What speaks against the board in the machine. UserError when it is not that of the sheet, or of `before`."""
         if self.asked.where == "cpu" or self.asked.allow_remote:
             return []
-        return provenance.check_board(self.asked.device, where["board"])
+        warnings = check_board(self.asked.device, where["board"])
+        if before is not None:
+            warnings += check_same_board(before.manifest["provenance"]["board"], where["board"])
+        return warnings
 
-    def _manifest(self, facts: EngineFacts, where: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    def _manifest(self, name: str, facts: EngineFacts, where: dict[str, Any], plan: Plan) -> dict[str, Any]:
         points = _plain(plan.points)
-        digest = hashlib.sha256(msgspec.json.encode([where["time"], _plain(facts), points])).hexdigest()
         return {
-            "set": f"{where['time'][:10].replace('-', '')}-{digest[:8]}",
+            "set": name,
             "asked": self.asked.to_dict(),
             "gpu": self.asked.gpu,
             "seed": self.asked.seed,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from calibration.collect.loads import ROUNDS, requests_at
 from calibration.collect.point import EngineFacts, Point
 from calibration.collect.to_records import kv_capacity_tok
 from simulator.errors import UserError
@@ -17,18 +18,30 @@ from simulator.model import Model
 BATCH, BATCH_BETWEEN = (1, 4, 16, 64, 256), (2, 8, 32, 128)
 INPUT_TOK, INPUT_BETWEEN = (32, 128, 512, 2048, 8192), (64, 256, 1024, 4096)
 OUTPUT_TOK, OUTPUT_BETWEEN = (1, 32, 128), (16, 64)
-ROUNDS = 4  # requests of each client of a closed loop
 WHOLE_BATCH_TOK = 16_384  # prompt tokens of a batch that is computed in one step: activations need room, too
-LOADS = {"vllm": "static_batch", "transformers": "static_batch", "openai": "closed_loop", "vllm-bench": "closed_loop"}
+# What each back-end can run; the first is what it runs where nobody says.
+LOADS: dict[str, tuple[str, ...]] = {
+    "vllm": ("static_batch", "burst", "closed_loop"),
+    "transformers": ("static_batch",),
+    "openai": ("closed_loop", "open_loop", "burst", "static_batch"),
+    "vllm-bench": ("closed_loop", "open_loop", "burst"),
+}
+TRACES = ("openai",)  # back-ends that send the requests of a trace
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Sizes whose combinations are points."""
+    """Sizes whose combinations are points. In an open loop `rates` (requests per second) stand in place of `batch`.
+
+    `num_requests` None: as many as the load and its size need. Where lengths come from a trace those here are (1,).
+    An open loop whose rates are still to be chosen has none.
+    """
 
     batch: tuple[int, ...]
     input_tok: tuple[int, ...]
     output_tok: tuple[int, ...]
+    rates: tuple[float | None, ...] = ()  # None: at the times of the trace
+    num_requests: int | None = None
 
 
 FITTED = Grid(BATCH, INPUT_TOK, OUTPUT_TOK)
@@ -47,8 +60,12 @@ class Limits:
     def why_not(self, point: Point) -> str | None:
         """Why the engine cannot run a point; None: it can."""
         length = point.input_tok + point.output_tok
-        if length > self.longest_tok:
-            return f"{length} tokens, max_model_len is {self.longest_tok}"
+        if point.most_tok > self.longest_tok:
+            return f"{point.most_tok} tokens, max_model_len is {self.longest_tok}"
+        if self.kv_tok is not None and point.most_tok > self.kv_tok:
+            return f"{point.most_tok} tokens, the KV cache holds {self.kv_tok:.0f}"
+        if point.load == "open_loop":
+            return None  # what does not fit at a time waits
         if self.kv_tok is not None and point.concurrency * length > self.kv_tok:
             return f"{point.concurrency} x {length} tokens, the KV cache holds {self.kv_tok:.0f}"
         if self.seats is not None and point.concurrency > self.seats:
@@ -77,19 +94,27 @@ def limits_of(facts: EngineFacts, model: Model, kv_tok: float | None = None) -> 
 def points_of_grid(
     grid: Grid, load: str, graphs: Sequence[bool | None] = (None,), held_out: bool = False
 ) -> list[Point]:
-    """All combinations of a grid under one load, in a fixed order."""
+    """All combinations of a grid under one load, in a fixed order.
+
+    Open loops are for validation only: `calibrate fit` has no use for them.
+    """
+    sizes = grid.rates if load == "open_loop" else grid.batch
     return [
-        Point(
-            load=load,
-            concurrency=batch,
-            input_tok=prompt,
-            output_tok=output,
-            num_requests=ROUNDS * batch if load == "closed_loop" else batch,
-            cuda_graphs=graph,
-            held_out=held_out,
-        )
-        for graph, batch, prompt, output in product(graphs, grid.batch, grid.input_tok, grid.output_tok)
+        _point(load, size, prompt, output, grid.num_requests, graph, held_out)
+        for graph, size, prompt, output in product(graphs, sizes, grid.input_tok, grid.output_tok)
     ]
+
+
+def _point(
+    load: str, size: float | None, input_tok: int, output_tok: int, num_requests: int | None, graph: bool | None,
+    held_out: bool,
+) -> Point:  # fmt: skip
+    """One point; `size`: batch, number of clients, requests of a burst, or rate of an open loop."""
+    if load == "open_loop":
+        count = num_requests or requests_at(size)
+        return Point(load, 1, input_tok, output_tok, count, size, cuda_graphs=graph, held_out=True)
+    count = num_requests or (ROUNDS * size if load == "closed_loop" else size)
+    return Point(load, size, input_tok, output_tok, count, cuda_graphs=graph, held_out=held_out)
 
 
 def possible(points: Iterable[Point], limits: Limits) -> tuple[list[Point], list[str]]:

@@ -14,9 +14,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from calibration.collect import provenance
+from calibration.collect.backends.torch_quiet import QUIET, TRIES, quietest
 from calibration.collect.point import BackendError
+from calibration.collect.power.system_files import system_text
 from calibration.collect.to_records import replace_file
 from calibration.write import toml_value
 from simulator.device import load_device
@@ -24,10 +27,12 @@ from simulator.errors import UserError
 
 GPU = "host-cpu"  # the name by which users ask for the machine at hand, and the sheet's id
 FILE = f"{GPU}.toml"
+UNKNOWN = "unknown processor"
 COPY_BYTE = 256 * 2**20  # far beyond any cache, and read and written in some 30 ms
 PRODUCT = 1536  # rows, inner and outer size of the matrices: large enough for the full rate
 ROUNDS = 4
 LEAST_CALLS, LEAST_S = 3, 0.2  # in each round
+HELD_UP = 0.25  # of the time: a sheet that was measured so is far too slow, and stays in its folder
 ASSUMED_LIMIT_W, ASSUMED_IDLE_W = 100.0, 30.0
 ASSUMED_CACHE_BYTE = 8 * 2**20
 ASSUMED_CLOCK_HZ = 2.5e9
@@ -35,7 +40,10 @@ ASSUMED_CLOCK_HZ = 2.5e9
 
 @dataclass(frozen=True)
 class Rates:
-    """What was measured: bytes and FLOPs per second. `bf16_flop_per_s` None: no faster than fp32."""
+    """What was measured: bytes and FLOPs per second. `bf16_flop_per_s` None: no faster than fp32.
+
+    `waited`: share of the time that other work held up a thread; None: not known.
+    """
 
     threads: int
     copy_byte_per_s: float
@@ -43,6 +51,7 @@ class Rates:
     fp32_flop_per_s: float
     bf16_flop_per_s: float | None
     torch_version: str
+    waited: float | None = None
 
     def better(self, other: Rates) -> Rates:
         """The higher of each rate: of two times, a machine that does other things too may have been free at one."""
@@ -54,6 +63,7 @@ class Rates:
             read_byte_per_s=max(self.read_byte_per_s, other.read_byte_per_s),
             fp32_flop_per_s=fp32,
             bf16_flop_per_s=bf16 if bf16 > fp32 else None,
+            waited=None if self.waited is None or other.waited is None else min(self.waited, other.waited),
         )
 
 
@@ -61,18 +71,40 @@ def ensure_host_sheet(folder: str | Path, threads: int | None = None) -> Path:
     """The sheet of this machine in `folder`, measured now if none is there (some seconds).
 
     `threads`: of PyTorch (default: its own choice). UserError when a sheet that is there cannot be read or was measured
-    on another number of threads, when the folder cannot be written, or without PyTorch.
+    on another number of threads or another processor, when the machine is too busy to be measured, when the folder
+    cannot be written, or without PyTorch.
     """
     path = Path(folder) / FILE
     if not path.exists():
-        return write_host_sheet(folder, measure_rates(threads))
+        rates = measure_rates(threads)
+        if rates.waited is not None and rates.waited > HELD_UP:
+            fewer = ", or take fewer threads (--set threads=1)" if rates.threads > 1 else ""
+            raise BackendError(
+                "the data sheet of this machine was not measured, as other work held up a thread for "
+                f"{rates.waited:.0%} of the time; end that work{fewer}"
+            )
+        return write_host_sheet(folder, rates)
     found = load_device(path)
-    if threads is not None and found.compute.sm_count != threads:
-        raise UserError(
-            f"'{path}' was measured on {found.compute.sm_count} threads, now {threads} are asked for; remove it, "
-            "or give another folder"
-        )
+    threads, name = threads or _default_threads(), provenance.host().get("cpu") or UNKNOWN
+    for what, there, here in (("threads", found.compute.sm_count, threads), ("processor", found.name, name)):
+        if there != here:
+            raise UserError(
+                f"'{path}' was measured with {what} = {there}, now it is {here}; remove it, or give another folder"
+            )
     return path
+
+
+def _default_threads() -> int:
+    """How many threads PyTorch takes if nobody says otherwise. BackendError without it."""
+    return _torch().get_num_threads()
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise BackendError("a host-cpu data sheet is measured with the package 'torch', which is missing") from None
+    return torch
 
 
 def write_host_sheet(folder: str | Path, rates: Rates) -> Path:
@@ -88,22 +120,22 @@ def write_host_sheet(folder: str | Path, rates: Rates) -> Path:
     return path
 
 
-def measure_rates(threads: int | None = None) -> Rates:
-    """Bandwidth and peaks of this machine. BackendError without PyTorch."""
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise BackendError("a host-cpu data sheet is measured with the package 'torch', which is missing") from None
+def measure_rates(threads: int | None = None, tries: int = TRIES) -> Rates:
+    """Bandwidth and peaks of this machine, `tries` times at most where other work held it up.
+
+    BackendError without PyTorch.
+    """
+    torch = _torch()
     before = torch.get_num_threads()
     if threads:
         torch.set_num_threads(threads)
     try:
         with torch.inference_mode():
-            seconds = best_seconds(_works())
+            seconds, waited = quietest(lambda: best_seconds(_works()), tries)
         fp32, bf16 = (2.0 * PRODUCT**3 / seconds[name] for name in ("fp32", "bf16"))
         return Rates(
             torch.get_num_threads(), 2.0 * COPY_BYTE / seconds["copy"], COPY_BYTE / seconds["read"], fp32,
-            bf16 if bf16 > fp32 else None, torch.__version__,
+            bf16 if bf16 > fp32 else None, torch.__version__, waited,
         )  # fmt: skip
     finally:
         torch.set_num_threads(before)
@@ -158,15 +190,15 @@ def _machine() -> tuple[str, int, Figure, Figure]:
     memory_byte = host.get("memory_byte")
     if not memory_byte:
         raise BackendError("the system does not tell how much memory it has, which a host-cpu data sheet must state")
-    return host.get("cpu") or "unknown processor", int(memory_byte), _clock_hz(), _cache_byte()
+    return host.get("cpu") or UNKNOWN, int(memory_byte), _clock_hz(), _cache_byte()
 
 
 def _clock_hz() -> Figure:
     """The highest clock that the system states."""
-    limit_khz = _text("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
+    limit_khz = system_text("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
     if limit_khz and limit_khz.isdecimal():
         return Figure(float(limit_khz) * 1e3, "the system's highest clock of core 0")
-    now_mhz = re.findall(r"^cpu MHz\s*:\s*([\d.]+)$", _text("/proc/cpuinfo") or "", re.MULTILINE)
+    now_mhz = re.findall(r"^cpu MHz\s*:\s*([\d.]+)$", system_text("/proc/cpuinfo") or "", re.MULTILINE)
     if now_mhz and max(map(float, now_mhz)) > 0.0:
         return Figure(max(map(float, now_mhz)) * 1e6, "/proc/cpuinfo at the time of measuring")
     return Figure(ASSUMED_CLOCK_HZ, "unknown; assumed")
@@ -176,7 +208,7 @@ def _cache_byte() -> Figure:
     """The largest cache of core 0: what the GPUs' second level is, the last one before memory."""
     sizes = []
     for index in range(5):
-        text = _text(f"/sys/devices/system/cpu/cpu0/cache/index{index}/size") or ""
+        text = system_text(f"/sys/devices/system/cpu/cpu0/cache/index{index}/size") or ""
         if found := re.fullmatch(r"(\d+)([KM])", text):
             sizes.append(int(found.group(1)) * {"K": 2**10, "M": 2**20}[found.group(2)])
     if sizes:
@@ -184,16 +216,11 @@ def _cache_byte() -> Figure:
     return Figure(ASSUMED_CACHE_BYTE, "unknown; assumed")
 
 
-def _text(path: str) -> str | None:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return None
-
-
 def sheet_text(rates: Rates, name: str, memory_byte: int, clock: Figure, cache: Figure) -> str:
     """The sheet as TOML in the format of `hwspecs/README.md`."""
     how = f"measured on {rates.threads} thread{'s' * (rates.threads > 1)} with PyTorch {rates.torch_version}"
+    if rates.waited is not None and rates.waited > QUIET:
+        how += f" (other work held up a thread for {rates.waited:.0%} of the time)"
     peaks = {"fp32": rates.fp32_flop_per_s, "fp16": rates.fp32_flop_per_s}
     if rates.bf16_flop_per_s:
         peaks["bf16"] = rates.bf16_flop_per_s

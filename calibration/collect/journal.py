@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from calibration.collect.point import EngineFacts, Observation, Point
+from calibration.collect.validity import disturbed
 from simulator.errors import UserError
 
 VERSION = 1
@@ -66,8 +67,12 @@ class Contents:
 
     @property
     def done(self) -> frozenset[str]:
-        """Keys of the points that were measured whole."""
-        return frozenset(entry.point.key for entry in self.entries if whole(entry.observations))
+        """Keys of the points that were measured whole, and not under other work all the time."""
+        return frozenset(
+            entry.point.key
+            for entry in self.entries
+            if whole(entry.observations) and not all(map(disturbed, entry.observations))
+        )
 
     @property
     def latest(self) -> list[Entry]:
@@ -158,10 +163,10 @@ class Journal:
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._file)
-            raise UserError(f"'{self.path}' is being written by another collector; give another --out") from None
         except OSError as error:
+            self.__exit__()
+            if isinstance(error, BlockingIOError):
+                raise UserError(f"'{self.path}' is being written by another collector; give another --out") from None
             raise UserError(f"journal '{self.path}' cannot be written: {error.strerror}") from None
         self._end_torn_line()
         return self
@@ -208,6 +213,7 @@ class Journal:
         self._append({"point": point, "failed": " ".join(reason.split())})
 
     def _append(self, row: Mapping[str, Any]) -> None:
+        self._end_torn_line()  # of a write that failed: this line must not become part of it
         self._write(msgspec.json.encode(_rounded(msgspec.to_builtins(row))) + b"\n")
 
     def _write(self, line: bytes) -> None:

@@ -16,17 +16,25 @@ def plan_text(plan: Plan) -> str:
     """The plan as tables: points in order with their time, parameters with the spread that they should get."""
     lines = [f"{'point':44} {'seconds':>8}  use"]
     for point, seconds in zip(plan.points, plan.seconds):
-        use = "validate" if point.held_out else "A/A repeat" if point.repeat else "fit"
+        use = "A/A repeat" if point.repeat else "validate" if point.held_out else "fit"
         lines.append(f"{point.key:44} {seconds:8.1f}  {use}")
-    width = max(len(name) for name in plan.identified)
-    lines += ["", f"{'parameter':{width}} {'prior spread':>12} {'expected':>9}  identified"]
-    for name, (before, after) in plan.identified.items():
-        known = "yes" if after <= IDENTIFIED_BELOW * before else "no"
-        lines.append(f"{name:{width}} {100 * before:11.0f}% {100 * after:8.0f}%  {known}")
+    lines += _parameters(plan)
     if plan.refused:
         lines += ["", "left out:", *(f"  {why}" for why in plan.refused)]
     lines += ["", f"{len(plan.points)} points, about {plan.total_s / 60.0:.1f} minutes after the engine has started"]
     return "\n".join(lines)
+
+
+def _parameters(plan: Plan) -> list[str]:
+    """What the fitted points identify; nothing for open loops, which are not fitted."""
+    if not plan.identified:
+        return []
+    width = max(len(name) for name in plan.identified)
+    lines = ["", f"{'parameter':{width}} {'prior spread':>12} {'expected':>9}  identified"]
+    for name, (before, after) in plan.identified.items():
+        known = "yes" if after <= IDENTIFIED_BELOW * before else "no"
+        lines.append(f"{name:{width}} {100 * before:11.0f}% {100 * after:8.0f}%  {known}")
+    return lines
 
 
 def plan_json(plan: Plan) -> str:
@@ -34,7 +42,8 @@ def plan_json(plan: Plan) -> str:
     found = {
         "points": [
             {"key": p.key, "load": p.load, "concurrency": p.concurrency, "input_tok": p.input_tok,
-             "output_tok": p.output_tok, "num_requests": p.num_requests, "repeat": p.repeat, "held_out": p.held_out,
+             "output_tok": p.output_tok, "num_requests": p.num_requests, "request_rate_rps": p.request_rate_rps,
+             "length_spread": p.length_spread, "repeat": p.repeat, "held_out": p.held_out,
              "cuda_graphs": p.cuda_graphs, "seconds": round(s, 3)}
             for p, s in zip(plan.points, plan.seconds)
         ],
@@ -61,12 +70,16 @@ def result_text(result: Result) -> str:
     noise = noise_of(result)
     if noise is not None:
         lines.append(f"  noise floor: {100 * noise:.2f} % between repeats of one point")
-    if noise is not None and noise > NOISY:
+    if noise is not None and noise > NOISY and not any(r.load == "open_loop" for r in result.records):
         lines.append("  that is much: did something else run, or do the clocks move? Measure again before fitting")
     lines += [
         f"  suspect: {r.run_id}: {'; '.join(f for f in r.flag_list if f.startswith('suspect:'))}" for r in suspect
     ]
+    labels = ("overload", "not_stationary")
+    lines += [f"  {label}: {r.run_id}" for label in labels for r in result.records if label in r.flag_list]
     lines += [f"  not measured: {failure.point.key}: {failure.reason}" for failure in result.failures]
+    if result.left:
+        lines.append(f"  {result.left} points left, as --minutes is used up; the same command goes on with them")
     return "\n".join(lines)
 
 
@@ -80,6 +93,7 @@ def result_json(result: Result) -> str:
         "to_fit": len(result.records) - held,
         "held_out": held,
         "suspect": [record.run_id for record in result.records if record.flagged("suspect:")],
+        "left": result.left,
         "failed": {failure.point.key: failure.reason for failure in result.failures},
         "noise_floor": noise_of(result),
         "seconds": round(result.seconds, 3),

@@ -48,10 +48,13 @@ class Plan:
         return sum(self.seconds)
 
 
-def point_seconds(run_s: float, seconds_per_point: float) -> float:
-    """Expected duration of a point: a warm-up, then runs until the windows are long enough together."""
+def point_seconds(run_s: float, seconds_per_point: float, warm_up_s: float | None = None) -> float:
+    """Expected duration of a point: a warm-up, then runs until the windows are long enough together.
+
+    `warm_up_s` None: a warm-up lasts as long as a run.
+    """
     runs = min(MOST_REPETITIONS, max(1, math.ceil(seconds_per_point / run_s)))
-    return POINT_S + (1 + runs) * run_s
+    return POINT_S + (run_s if warm_up_s is None else warm_up_s) + runs * run_s
 
 
 def plan_sweep(
@@ -94,7 +97,8 @@ def plan_grid(grid: Expected, *, seconds_per_point: float, seed: int, repeats: i
 
 
 def _costs(expected: Expected, seconds_per_point: float) -> np.ndarray:
-    return np.array([point_seconds(float(s), seconds_per_point) for s in expected.seconds])
+    warm = expected.seconds if expected.warm_up_s is None else expected.warm_up_s
+    return np.array([point_seconds(float(s), seconds_per_point, float(w)) for s, w in zip(expected.seconds, warm)])
 
 
 def prior_information(expected: Expected) -> np.ndarray:

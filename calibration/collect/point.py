@@ -5,10 +5,13 @@ Times are seconds on one monotonic clock per run, counts are tokens. None always
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from simulator.errors import UserError
+
+DISTURBED = "disturbed: "  # how a note begins that says other work on the machine held up the run
 
 
 class BackendError(UserError):
@@ -20,8 +23,12 @@ class Point:
     """One run to measure.
 
     `load` is a load of the schema: static_batch, closed_loop, burst or open_loop. `concurrency` is the batch size or
-    the number of clients. `repeat` numbers A/A repeats of one configuration. A `held_out` point is measured for
-    validation and never fitted. `cuda_graphs` None leaves the choice to the engine.
+    the number of clients; an open loop has none, and there it is 1. `repeat` numbers A/A repeats of one configuration.
+    A `held_out` point is measured for validation and never fitted. `cuda_graphs` None leaves the choice to the engine.
+
+    `length_spread` is that of the schema. Where lengths come from a trace, `input_tok` and `output_tok` are their
+    means and `longest_tok` is what the longest request holds at its end. An open loop over a trace without a
+    `request_rate_rps` keeps the times of the trace.
     """
 
     load: str
@@ -33,6 +40,13 @@ class Point:
     repeat: int = 0
     cuda_graphs: bool | None = None
     held_out: bool = False
+    length_spread: str = "fixed"
+    longest_tok: int | None = None  # None: all are alike
+
+    @property
+    def most_tok(self) -> int:
+        """Prompt and answer of the longest request."""
+        return self.longest_tok or self.input_tok + self.output_tok
 
     @property
     def key(self) -> str:
@@ -42,13 +56,16 @@ class Point:
     @property
     def configuration(self) -> str:
         """The key without the number of the repeat: equal for A/A repeats."""
-        parts = [self.load, f"c{self.concurrency}", f"i{self.input_tok}", f"o{self.output_tok}"]
+        clients = [] if self.load == "open_loop" else [f"c{self.concurrency}"]
+        parts = [self.load, *clients, f"i{self.input_tok}", f"o{self.output_tok}"]
         if self.num_requests != self.concurrency:
             parts.append(f"n{self.num_requests}")
         if self.request_rate_rps is not None:
             parts.append(f"q{self.request_rate_rps!r}")
         if self.cuda_graphs is not None:
             parts.append("graphs" if self.cuda_graphs else "eager")
+        if self.length_spread != "fixed":
+            parts.append(self.length_spread.removeprefix("dataset:"))
         return " ".join(parts)
 
 
@@ -57,7 +74,9 @@ class RequestTimes:
     """One request as the client saw it.
 
     `token_s` holds the arrival of each token, or of each chunk: then `tokens_per_event` says how many tokens came in
-    it. `status` is "ok", "failed: REASON" or "cut" (the run ended before the request did).
+    it, or is None where that is not known. `status` is "ok", "failed: REASON" or "cut" (the run ended before the
+    request did). `due_s`: when it was to be sent. `asked_tok`: tokens that were asked for; None: as many as the point
+    says.
     """
 
     send_s: float
@@ -67,17 +86,23 @@ class RequestTimes:
     status: str = "ok"
     cached_tok: int | None = None
     tokens_per_event: tuple[int, ...] | None = None
+    due_s: float | None = None
+    asked_tok: int | None = None
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What one run gave: its requests, the measured window, and the engine's steps where the back-end sees them."""
+    """What one run gave: its requests, the measured window, and the engine's steps where the back-end sees them.
+
+    `client_queue_s`: how long something that was ready had to wait for its turn in the client (median).
+    """
 
     requests: tuple[RequestTimes, ...]
     start_s: float
     end_s: float
     steps_s: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    client_queue_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +126,11 @@ class EngineFacts:
     pp: int = 1
     n_gpus: int = 1
     versions: dict[str, str] = field(default_factory=dict)
+
+
+def seed_of(text: str) -> int:
+    """A seed of 31 bits, the same for the same text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
 class Backend(Protocol):

@@ -36,12 +36,14 @@ class Expected:
     names: tuple[str, ...]  # of the parameters
     prior_log_sd: np.ndarray  # (P,)
     refused: tuple[str, ...] = ()  # points that the simulator cannot predict, and why
+    warm_up_s: np.ndarray | None = None  # (C,) of one warm-up; None: as long as a run
 
     def take(self, chosen: Sequence[int]) -> Expected:
         """The same for some of the points."""
         return Expected(
             tuple(self.points[i] for i in chosen), self.seconds[list(chosen)], tuple(self.rows[i] for i in chosen),
             self.names, self.prior_log_sd,
+            warm_up_s=None if self.warm_up_s is None else self.warm_up_s[list(chosen)],
         )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ import msgspec
 
 from calibration.collect import provenance
 from calibration.collect.journal import Entry, Journal, whole
-from calibration.collect.point import Backend, BackendError, EngineFacts, Observation, Point
+from calibration.collect.point import Backend, BackendError, EngineFacts, Observation, Point, seed_of
 from calibration.collect.power import Meter, measured
 from simulator.errors import UserError
 
@@ -26,7 +26,8 @@ class Session:
 
     `seconds_per_point`: a point is run again and again until its windows last this long together (power sensors need
     about 5 s), at most `MOST_REPETITIONS` times. `meter`: of all devices together; None: no power. `on_measured` is
-    called with every point that the journal holds now, for records that are kept up to date.
+    called with every point that the journal holds now, for records that are kept up to date. `limit_s`: after so long
+    by `clock` no further point is begun, but one at least is measured; `left` is then how many were not.
     """
 
     backend: Backend
@@ -37,6 +38,9 @@ class Session:
     meter: Meter | None = None
     progress: Progress | None = None
     on_measured: Callable[[Entry], None] | None = None
+    clock: Callable[[], float] = time.monotonic
+    limit_s: float | None = None
+    left: int = 0
     _warm: set[str] = field(default_factory=set)
     _failed_in_a_row: int = 0
 
@@ -47,7 +51,11 @@ class Session:
         """
         left = [point for point in plan if point.key not in done]
         reasons = []
+        began_s = self.clock()
         for number, point in enumerate(left, len(plan) - len(left)):
+            if point is not left[0] and self.limit_s is not None and self.clock() - began_s > self.limit_s:
+                self.left = len(plan) - number
+                return reasons
             if self.progress:
                 self.progress(number, len(plan))
             reason = self._point(point)
@@ -123,5 +131,4 @@ def _check_any_answer(seen: Observation) -> None:
 
 def run_seed(seed: int, point: Point, repetition: int) -> int:
     """The seed of one run: the same for the same point of the same plan, also after a resumption."""
-    text = f"{seed}/{point.key}/{repetition}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+    return seed_of(f"{seed}/{point.key}/{repetition}")

@@ -44,9 +44,15 @@ def _three(name: str, values: np.ndarray) -> dict[str, float]:
 
 
 def in_chunks(observations: Sequence[Observation]) -> bool:
-    """Whether several tokens arrived at once: then single gaps between tokens were not seen."""
+    """Whether several tokens arrived at once: then single gaps between tokens were not seen.
+
+    Also where nobody says how many each chunk held, but there were fewer chunks than tokens.
+    """
     return any(
-        max(r.tokens_per_event) > 1 for o in observations for r in o.requests if r.tokens_per_event and r.status == "ok"
+        max(r.tokens_per_event) > 1 if r.tokens_per_event else len(r.token_s) < r.output_tok
+        for o in observations
+        for r in o.requests
+        if r.status == "ok"
     )
 
 
@@ -83,12 +89,13 @@ def window_s(observations: Sequence[Observation]) -> float:
     return sum(o.end_s - o.start_s for o in observations)
 
 
-def tokens(observations: Sequence[Observation]) -> tuple[int, int]:
-    """(tokens written, prompt tokens read) within the windows."""
+def tokens(observations: Sequence[Observation]) -> tuple[float, int]:
+    """(tokens written, prompt tokens read) within the windows; where chunks are not told apart all hold as many."""
     written = read = 0
     for o in observations:
         for r in o.requests:
-            counts = r.tokens_per_event or (1,) * len(r.token_s)
+            even = r.output_tok / max(1, len(r.token_s)) if r.status == "ok" else 1
+            counts = r.tokens_per_event or (even,) * len(r.token_s)
             written += sum(n for at, n in zip(r.token_s, counts) if o.start_s <= at <= o.end_s)
             read += r.input_tok if r.token_s and o.start_s <= r.token_s[0] <= o.end_s else 0
     return written, read

@@ -14,9 +14,12 @@ import msgspec
 import numpy as np
 
 from calibration.collect.journal import Contents, Entry, Failure
+from calibration.collect.load_flags import rate_of_sending
 from calibration.collect.point import EngineFacts, Observation, Point
-from calibration.collect.power.throttle import labelling, rejecting
-from calibration.collect.statistics import in_chunks, in_flight, latencies, rates, tokens, window_s
+from calibration.collect.record_flags import flags_of, has_dummy_weights
+from calibration.collect.record_power import power_of_record
+from calibration.collect.statistics import in_flight, latencies, rates, window_s
+from calibration.collect.validity import runs_that_count
 from calibration.records import COLUMNS, METRICS, RunRecord, read_records
 from simulator.errors import UserError
 
@@ -36,15 +39,16 @@ def records_of(contents: Contents) -> list[RunRecord]:
 
 
 def record_of(entry: Entry, manifest: dict[str, Any]) -> RunRecord:
-    """The record of one point."""
-    seen = entry.observations
+    """The record of one point, of those of its runs that count."""
+    seen = runs_that_count(entry.observations)
     columns = {
         **configuration(entry.point, entry.facts),
+        "request_rate_rps": entry.point.request_rate_rps or rate_of_sending(entry),
         "input_tok": _mean_tok(seen, "input_tok", entry.point.input_tok),
         "output_tok": _mean_tok(seen, "output_tok", entry.point.output_tok),
         **latencies(seen),
         **rates(seen),
-        "batch_mean": _batch_mean(entry),
+        "batch_mean": _batch_mean(entry, seen),
         **power_of_record(entry, dummy=has_dummy_weights(entry, manifest)),
     }
     flags = flags_of(entry, manifest)
@@ -75,6 +79,8 @@ def configuration(point: Point, facts: EngineFacts) -> dict[str, Any]:
         "n_gpus": facts.n_gpus,
         "tp": facts.tp,
         "pp": facts.pp,
+        "ep": facts.settings.get("ep"),
+        "dp": facts.settings.get("dp"),
         "model": facts.model,
         "weight_dtype": facts.weight_dtype,
         "activation_dtype": facts.activation_dtype,
@@ -84,20 +90,20 @@ def configuration(point: Point, facts: EngineFacts) -> dict[str, Any]:
         **settings,
         "cuda_graphs": facts.settings.get("cuda_graphs") if point.cuda_graphs is None else point.cuda_graphs,
         "load": point.load,
-        "concurrency": point.concurrency,
+        "concurrency": None if point.load == "open_loop" else point.concurrency,
         "request_rate_rps": point.request_rate_rps,
         "num_requests": point.num_requests,
         "input_tok": point.input_tok,
         "output_tok": point.output_tok,
-        "length_spread": "fixed",
+        "length_spread": point.length_spread,
         "kv_capacity_tok": kv_capacity_tok(facts),
     }
 
 
 def _mean_tok(observations: Sequence[Observation], name: str, asked: int) -> float:
-    """Tokens per request as counted, where requests came to their end; else as asked for."""
-    counted = [getattr(r, name) for o in observations for r in o.requests if r.status == "ok"]
-    return sum(counted) / len(counted) if counted else asked
+    """Tokens per request as runs_that_count, where requests came to their end; else as asked for."""
+    runs_that_count = [getattr(r, name) for o in observations for r in o.requests if r.status == "ok"]
+    return sum(runs_that_count) / len(runs_that_count) if runs_that_count else asked
 
 
 def kv_capacity_tok(facts: EngineFacts) -> float | None:
@@ -109,83 +115,16 @@ def kv_capacity_tok(facts: EngineFacts) -> float | None:
     return float(blocks * size) if blocks and size else None
 
 
-def _batch_mean(entry: Entry) -> float | None:
+def _batch_mean(entry: Entry, seen: Sequence[Observation]) -> float | None:
     """Running requests where a client can know them: all that it has sent run at once."""
     point, settings = entry.point, entry.facts.settings
     seats, budget = settings.get("max_num_seqs"), settings.get("max_num_batched_tokens")
     room, at_once = kv_capacity_tok(entry.facts), point.concurrency * point.input_tok
-    if point.load == "open_loop" or not (seats and budget and room):
+    if point.load == "open_loop" or point.longest_tok or not (seats and budget and room):
         return None
     if point.concurrency > seats or at_once > budget or at_once + point.concurrency * point.output_tok > room:
         return None
-    return in_flight(entry.observations)
-
-
-def power_of_record(entry: Entry, dummy: bool) -> dict[str, Any]:
-    """power_w, power_scope and energy_j_per_output_tok over all devices; nothing where they are not to be trusted.
-
-    Not with dummy weights, as the power of arithmetic depends on its operands, nor where the meter gives no number:
-    not supported is not 0 J.
-    """
-    joules, seconds = entry.power.get("energy_j"), entry.power.get("seconds")
-    if dummy or not joules:
-        return {}
-    written, _ = tokens(entry.observations)
-    out: dict[str, Any] = {"power_w": joules / seconds, "power_scope": entry.power["scope"]}
-    return out | ({"energy_j_per_output_tok": joules / written} if written else {})
-
-
-def flags_of(entry: Entry, manifest: dict[str, Any]) -> list[str]:
-    """The flags of a record, in a fixed order."""
-    settings = entry.facts.settings
-    found = [f"set:{manifest['set']}"]
-    if entry.environment.get("warm_up"):
-        found.append("warm_up")
-    if len(entry.observations) > 1:
-        found.append(f"repetitions:{len(entry.observations)}")
-    if has_dummy_weights(entry, manifest):
-        found.append("dummy_weights")
-    if entry.point.held_out:
-        found.append("held_out")
-    if settings.get("async_scheduling"):
-        found.append("async_scheduling")
-    if settings.get("sampling") not in (None, "greedy"):
-        found.append(f"sampling:{settings['sampling']}")
-    if settings.get("max_cudagraph_capture_size") and settings.get("cuda_graphs"):
-        found.append(f"cudagraph_max:{settings['max_cudagraph_capture_size']}")
-    if settings.get("cudagraph_mode") in ("piecewise", "full"):
-        found.append(f"cudagraph_mode:{settings['cudagraph_mode']}")
-    if any(note.startswith("preemptions:") for seen in entry.observations for note in seen.notes):
-        found.append("preempted")
-    if in_chunks(entry.observations):
-        found.append("chunked_stream")
-    found += [f"clocks:{reason.replace(' ', '_')}" for reason in dict.fromkeys(labelling(throttle_reasons(entry)))]
-    return found + suspicions(entry)
-
-
-def has_dummy_weights(entry: Entry, manifest: dict[str, Any]) -> bool:
-    """Whether the weights were not the real ones."""
-    return bool(manifest["asked"].get("dummy_weights") or entry.facts.settings.get("dummy_weights"))
-
-
-def throttle_reasons(entry: Entry) -> list[str]:
-    """Why clocks were held down at any time of the point, in words."""
-    return list(entry.power.get("throttle_reasons", ()))
-
-
-def suspicions(entry: Entry) -> list[str]:
-    """Reasons not to fit or judge a run by."""
-    requests = [r for o in entry.observations for r in o.requests]
-    found = ["suspect:throttled"] if rejecting(throttle_reasons(entry)) else []
-    if any(r.status.startswith("failed") for r in requests):
-        found.append("suspect:failed_requests")
-    if any(r.status == "cut" for r in requests) or not requests:
-        found.append("suspect:cut")
-    elif any(r.status == "ok" and r.output_tok != entry.point.output_tok for r in requests):
-        found.append("suspect:output_length")
-    if entry.facts.settings.get("prefix_caching") is False and any(r.cached_tok for r in requests):
-        found.append("suspect:cached_prompt")
-    return found
+    return in_flight(seen)
 
 
 def with_noise(rows: Iterable[tuple[Point, RunRecord]]) -> list[RunRecord]:
@@ -261,6 +200,8 @@ def sample_rows(contents: Contents) -> Iterable[dict[str, Any]]:
                     "run_id": name, "repetition": repetition, "request": number, "input_tok": r.input_tok,
                     "output_tok": r.output_tok, "cached_tok": r.cached_tok, "status": r.status,
                     "send_s": round(r.send_s - seen.start_s, 9),
+                    "due_s": None if r.due_s is None else round(r.due_s - seen.start_s, 9),
+                    "asked_tok": r.asked_tok,
                     "token_s": [round(at - seen.start_s, 9) for at in r.token_s],
                     "tokens_per_event": r.tokens_per_event,
                 }  # fmt: skip

@@ -89,13 +89,20 @@ def _of_family(records: list, gpu: str, engine: str | None) -> list:
     setups = usable(records, gpu)
     families = Counter(setup.family.id for setup in setups)
     if not families:
-        raise UserError(
-            f"no usable rows of GPU '{gpu}': expected runs that state load, lengths and a latency, and no suspect: flag"
-        )
+        raise UserError(f"no usable rows of GPU '{gpu}': {_why_none(records)}")
     chosen = engine or families.most_common(1)[0][0]
     if chosen not in families:
         raise UserError(f"no usable rows of engine family '{chosen}'; these rows have: {', '.join(sorted(families))}")
     return [setup for setup in setups if setup.family.id == chosen]
+
+
+def _why_none(records: list) -> str:
+    """Why none of the rows can be fitted, or what is expected of them."""
+    if not records:
+        return "the files hold none (calibrate collect puts open loops into held_out.csv, for validate)"
+    if all(record.load == "open_loop" for record in records):
+        return "all are open loops, whose queues tell of no parameter; they are for validate"
+    return "expected runs that state load, lengths and a latency, and no suspect: flag"
 
 
 def _priors(setups: list, device, prior: str | None, kernels: str | None, err: bool = False) -> dict:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
+from calibration.collect.loads import Trace
 from calibration.collect.point import Backend, BackendError
 from simulator.errors import unknown_name
 
@@ -29,7 +30,9 @@ class BackendOptions:
 
     `model`: a Hugging Face id, or the path of a config.json. `gpu`: id of the data sheet. `settings`: engine settings
     under vLLM's names (max_num_seqs, max_num_batched_tokens, max_model_len, gpu_memory_utilization, ...) and what else
-    the user sets by `--set NAME=VALUE`. `dummy_weights`: weights need not be the real ones, only times are measured.
+    the user sets by `--set NAME=VALUE`. `trace`: whose requests are to be sent. `dummy_weights`: weights need not be
+    the real ones, only times are measured. `salt`: another at every start of every measurement, so that a server that
+    stays up with its prefix cache gets prompts that it has not seen; the same salt gives the same prompts.
     """
 
     model: str
@@ -43,6 +46,8 @@ class BackendOptions:
     cuda_graphs: bool | None = None
     tensor_parallel_size: int = 1
     settings: Mapping[str, Any] = field(default_factory=dict)
+    trace: Trace | None = None
+    salt: str = ""
 
 
 def open_backend(name: str, options: BackendOptions) -> Backend:

@@ -16,7 +16,7 @@ from calibration.collect.backends.openai_address import key_from_environment, pa
 from calibration.collect.backends.openai_dialect import Dialect, Prompt, negotiate, prompt_tokens
 from calibration.collect.backends.openai_facts import model_config, read_facts, served_model
 from calibration.collect.backends.openai_http import Http
-from calibration.collect.backends.openai_notes import notes_of, request_times
+from calibration.collect.backends.openai_notes import notes_of, queue_s, request_times
 from calibration.collect.backends.openai_prompts import PromptMaker
 from calibration.collect.backends.openai_run import Run, carry_out
 from calibration.collect.backends.openai_settings import read_settings
@@ -45,6 +45,10 @@ class OpenAiBackend:
     def __init__(self, options: BackendOptions) -> None:
         self._options = options
         self._settings, self._stated = read_settings(options.settings)
+        if options.trace is not None and self._settings.shared_prefix_tok:
+            raise BackendError("shared_prefix_tok: a trace has its own prompts, expected share_prefixes=true instead")
+        if options.trace is None and self._settings.share_prefixes:
+            raise BackendError("share_prefixes is for the prompts of a trace, expected shared_prefix_tok=N instead")
         self._address = parse_address(options.base_url, options.allow_remote)
         self._secret = key_from_environment(self._settings.api_key_env)
         import aiohttp  # noqa: F401  before anything is opened: the message then names what to install
@@ -59,11 +63,16 @@ class OpenAiBackend:
         return self._wait(read_facts(self._http, self._options, self._settings, self._stated))
 
     def warm_up(self, point: Point) -> None:
-        """Requests of the point's shape, unmeasured. BackendError when none of them ends well."""
+        """Requests of the point's shape, unmeasured; those of an open loop all at once.
+
+        BackendError when none of them ends well.
+        """
+        if point.load == "open_loop":
+            point = replace(point, load="burst", request_rate_rps=None)
         if point.num_requests > _WARM_UP_REQUESTS:
             batch = max(point.concurrency, _WARM_UP_REQUESTS)
             point = replace(point, num_requests=min(point.num_requests, batch))
-        run = self._run(self._traffic(point, seed=0))
+        run, _ = self._run(self._traffic(point, seed=0))
         if not any(outcome.ok for outcome in run.outcomes):
             raise BackendError(f"no request of the warm-up ended well, the first because: {run.outcomes[0].reason}")
 
@@ -73,14 +82,13 @@ class OpenAiBackend:
         `send_s` is when a request really went out; how much later than planned, the notes say.
         """
         traffic = self._traffic(point, seed)
-        run = self._run(traffic)
+        run, first = self._run(traffic)
         requests = tuple(
             request_times(outcome, planned_tok)
             for outcome, planned_tok in zip(run.outcomes, traffic.prompt_tok.tolist())
         )
-        return Observation(
-            requests, run.start_s, run.end_s, notes=(*self._standing_notes(point), *notes_of(run, traffic))
-        )
+        notes = (*self._standing_notes(point), f"prompts are numbered from {first} on", *notes_of(run, traffic))
+        return Observation(requests, run.start_s, run.end_s, notes=notes, client_queue_s=queue_s(run))
 
     def close(self) -> None:
         """Close the connections; the server stays."""
@@ -93,15 +101,17 @@ class OpenAiBackend:
         return Http(self._address, self._secret, self._settings)
 
     def _traffic(self, point: Point, seed: int) -> Traffic:
-        return traffic_of(point, seed, self._settings.trace, self._settings.shared_prefix_tok)
+        return traffic_of(point, seed, self._options.trace, self._settings.shared_prefix_tok)
 
-    def _run(self, traffic: Traffic) -> Run:
+    def _run(self, traffic: Traffic) -> tuple[Run, int]:
+        """(the run, the number of its first prompt)."""
         dialect, maker = self._ready()
         self._wait(maker.prepare(traffic))
+        first = maker.next_number
         bodies = [
             dialect.body(prompt, tokens) for prompt, tokens in zip(maker.prompts(traffic), traffic.output_tok.tolist())
         ]
-        return self._wait(carry_out(self._http, dialect.path, traffic, bodies, self._settings.run_timeout_s))
+        return self._wait(carry_out(self._http, dialect.path, traffic, bodies, self._settings.run_timeout_s)), first
 
     def _ready(self) -> tuple[Dialect, PromptMaker]:
         """How to ask and what to ask with; found out once."""
@@ -109,7 +119,8 @@ class OpenAiBackend:
             vocab_size = self._settings.vocab_size or _vocabulary(model_config(self._options.model))
             self._dialect = self._wait(self._negotiate(vocab_size))
             share = self._settings.share_prefixes or self._settings.shared_prefix_tok > 0
-            self._prompts = PromptMaker(self._count, vocab_size if self._dialect.ids else None, share)
+            ids_below = vocab_size if self._dialect.ids else None
+            self._prompts = PromptMaker(self._count, ids_below, share, self._options.salt)
         return self._dialect, self._prompts
 
     async def _negotiate(self, vocab_size: int | None) -> Dialect:

@@ -107,9 +107,14 @@ def _merged(told: dict[str, Any], stated: dict[str, Any], options: BackendOption
     if options.tensor_parallel_size != 1:
         stated = {"tp": options.tensor_parallel_size, **stated}
     for name, value in stated.items():
-        if name in told and str(told[name]).lower() != str(value).lower():
+        if name in told and not _agree(name, str(told[name]).lower(), str(value).lower()):
             raise BackendError(f"{name}: the server says {told[name]}, but {value} was stated")
     return {**stated, **told}
+
+
+def _agree(name: str, told: str, stated: str) -> bool:
+    """Whether two values are the same; a version may be stated by its beginning: 0.5 of 0.5.3."""
+    return told == stated or (name == "engine_version" and told.removeprefix("v").startswith(f"{stated}."))
 
 
 async def _sglang(http: Http, engine: str | None) -> dict[str, Any]:

@@ -1,24 +1,26 @@
 """Prompts of a wanted number of tokens, without a tokenizer: token ids, or common words counted by the server itself.
 
-Every prompt begins with words (ids) that no other of this process has, so that no prefix cache has seen it. Where a
-process begins to count is random: a server that stays up does not know the prompts of the next process either.
+Every prompt has a number that no other of this process has, and begins with words (ids) drawn by it, so that no prefix
+cache has seen it. Where a process begins to count depends on the salt of this start of the measurement: a server that
+stays up does not know the prompts of the next one either, and whoever knows the numbers can make the prompts again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 
 import numpy as np
 
 from calibration.collect.backends.openai_dialect import Prompt
+from calibration.collect.point import seed_of
 from simulator.workload.traffic import Parts, Traffic
 
 _CLOSE_ENOUGH = 0.01  # relative, of the wanted length
 _TRIES = 8
 _EXACT_LENGTHS = 6  # of so many lengths each is measured; of more, a line through some
 _HEAD_WORDS = 4
+_NUMBERS = 2**28  # where counting may begin: with room above it, four words tell all numbers apart
 
 # Common words of English: one token each, with the blank before it, in nearly every vocabulary.
 _COMMON = (
@@ -39,9 +41,11 @@ Count = Callable[[Prompt], Awaitable[int | None]]  # tokens of a prompt, as the 
 class PromptMaker:
     """Makes the prompts of a run. `ids_below` is the size of the vocabulary when prompts are token ids."""
 
-    def __init__(self, count: Count, ids_below: int | None = None, share_prefixes: bool = False) -> None:
+    def __init__(
+        self, count: Count, ids_below: int | None = None, share_prefixes: bool = False, salt: str = ""
+    ) -> None:  # fmt: skip
         self._count, self._ids_below, self._share = count, ids_below, share_prefixes
-        self._next = secrets.randbits(28)
+        self._next = seed_of(salt) % _NUMBERS
         self._words: dict[int, int] = {}  # tokens -> words that the server counts as so many
         self._counted: dict[int, int] = {}  # words -> tokens, all that was asked
         self._line: tuple[float, float] | None = None  # tokens = first + second * words
@@ -58,6 +62,11 @@ class PromptMaker:
             if tokens not in self._words:
                 self._words[tokens] = await self._fit(tokens)
         self._line = _line(self._counted)
+
+    @property
+    def next_number(self) -> int:
+        """The number of the first prompt of the next run; the others of it follow."""
+        return self._next + 1
 
     def prompts(self, traffic: Traffic) -> list[Prompt]:
         """The prompts of all requests of `traffic`, after `prepare`."""

@@ -112,8 +112,9 @@ async def _all(tasks: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 
 async def _until(at_s: float) -> None:
+    """Wait for a time; the last of it by turns, as a timer would come up to `_TIMER_S` late."""
     while (left_s := at_s - clock()) > 0.0:
-        await asyncio.sleep(left_s)
+        await asyncio.sleep(left_s - _TIMER_S if left_s > 1.5 * _TIMER_S else 0.0)
 
 
 async def _beat(late_s: list[float]) -> None:

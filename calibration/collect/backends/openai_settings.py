@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from calibration.collect.loads import TraceChoice
 from calibration.collect.point import BackendError
 from simulator.errors import unknown_name
 
@@ -18,12 +17,12 @@ ENGINE = (
     *("max_num_seqs", "max_num_batched_tokens", "max_model_len", "gpu_memory_utilization", "prefix_caching"),
     *("chunked_prefill", "cuda_graphs", "num_gpu_blocks", "block_size", "kv_capacity_tok", "attention_backend"),
     *("async_scheduling", "quantization", "speculative_decoding", "engine", "engine_version", "kv_dtype"),
-    *("weight_dtype", "activation_dtype", "tp", "pp", "n_gpus"),
+    *("weight_dtype", "activation_dtype", "tp", "pp", "ep", "dp", "n_gpus"),
 )
+TEXTS = ("engine", "engine_version")  # a version 0.10 is no number
 CLIENT = (
     *("served_model", "api_key_env", "endpoint", "prompt", "vocab_size", "temperature", "connect_timeout_s"),
-    *("first_token_timeout_s", "stall_timeout_s", "run_timeout_s", "trace", "trace_format", "trace_speed"),
-    *("share_prefixes", "shared_prefix_tok"),
+    *("first_token_timeout_s", "stall_timeout_s", "run_timeout_s", "share_prefixes", "shared_prefix_tok"),
 )
 ENDPOINTS = ("auto", "completions", "chat")
 PROMPTS = ("auto", "text", "ids")
@@ -48,7 +47,6 @@ class ClientSettings:
     first_token_timeout_s: float = 600.0
     stall_timeout_s: float = 60.0
     run_timeout_s: float | None = None
-    trace: TraceChoice | None = None
     share_prefixes: bool = False
     shared_prefix_tok: int = 0
 
@@ -60,10 +58,11 @@ def read_settings(given: Mapping[str, Any]) -> tuple[ClientSettings, dict[str, A
             raise BackendError(
                 f"'{name}': keys come from the environment only; expected api_key_env=NAME of a variable"
             )
+        if name in ("trace", "trace_format", "trace_speed"):
+            raise BackendError(f"'{name}' is no setting, expected the option --{name.replace('_', '-')}")
         if name not in CLIENT and name not in ENGINE:
             raise unknown_name("setting", name, (*CLIENT, *ENGINE), "known: " + ", ".join((*CLIENT, *ENGINE)))
     take = _Taker({name: value for name, value in given.items() if value is not None})
-    trace = take.trace()
     settings = ClientSettings(
         served_model=take.text("served_model", None),
         api_key_env=take.text("api_key_env", DEFAULT_KEY_VARIABLE),
@@ -75,13 +74,11 @@ def read_settings(given: Mapping[str, Any]) -> tuple[ClientSettings, dict[str, A
         first_token_timeout_s=take.number("first_token_timeout_s", 600.0),
         stall_timeout_s=take.number("stall_timeout_s", 60.0),
         run_timeout_s=take.number("run_timeout_s", None),
-        trace=trace,
         share_prefixes=take.flag("share_prefixes"),
         shared_prefix_tok=take.count("shared_prefix_tok", 0),
     )
-    if trace is not None and settings.shared_prefix_tok:
-        raise BackendError("shared_prefix_tok: a trace has its own prompts, expected share_prefixes=true instead")
-    return settings, {name: _parsed(value) for name, value in given.items() if name in ENGINE and value is not None}
+    stated = {name: value for name, value in given.items() if name in ENGINE and value is not None}
+    return settings, {name: str(value) if name in TEXTS else _parsed(value) for name, value in stated.items()}
 
 
 def _parsed(value: Any) -> Any:
@@ -129,15 +126,6 @@ class _Taker:
         if value is not None and value != int(value):
             self._refuse(name, "a whole number")
         return value if value is None else int(value)
-
-    def trace(self) -> TraceChoice | None:
-        path = self.text("trace", None)
-        alone = [name for name in ("trace_format", "trace_speed", "share_prefixes") if name in self.given]
-        if path is None:
-            if alone:
-                raise BackendError(f"setting {alone[0]} says how to read a trace, expected trace=PATH beside it")
-            return None
-        return TraceChoice(path, self.text("trace_format", None), self.number("trace_speed", None))
 
     def flag(self, name: str) -> bool:
         value = str(self.given.get(name, "false")).lower()

@@ -25,7 +25,10 @@ def new_cache(model: Any, batch: int, length_tok: int) -> tuple[Any, str]:
     from transformers.cache_utils import Cache
 
     layer = _layer_class()
-    return Cache(layers=[layer(batch, length_tok) for _ in range(config.num_hidden_layers)]), "in place"
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    shape = (batch, heads, length_tok, size)
+    return Cache(layers=[layer(shape, model.dtype, model.device) for _ in range(config.num_hidden_layers)]), "in place"
 
 
 def _plain(config: Any) -> bool:
@@ -42,26 +45,25 @@ def _layer_class() -> type:
     from transformers.cache_utils import DynamicLayer
 
     class InPlaceLayer(DynamicLayer):
-        """Keys and values of one layer; `keys` and `values` are what is filled so far."""
+        """Keys and values of one layer; `keys` and `values` are what is filled so far.
 
-        def __init__(self, batch: int, length_tok: int) -> None:
+        The room for them is taken and written to at the start, as engines do: else the first prompt would pay for
+        getting the memory from the system.
+        """
+
+        def __init__(self, shape: tuple[int, ...], dtype: Any, device: Any) -> None:
             super().__init__()
-            self._batch, self._length_tok, self._filled = batch, length_tok, 0
-            self._room: list[Any] = []
+            self._filled = 0
+            self._room = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)]
+            self.keys, self.values = (room[:, :, :0] for room in self._room)
+            self.is_initialized, self.dtype, self.device = True, dtype, device
 
         def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-            if not self._room:
-                self._room = [_room(states, self._batch, self._length_tok) for states in (key_states, value_states)]
-                self.is_initialized, self.dtype, self.device = True, key_states.dtype, key_states.device
             end = self._filled + key_states.shape[-2]
             for room, states in zip(self._room, (key_states, value_states)):
                 room[:, :, self._filled : end] = states
             self._filled = end
             self.keys, self.values = (room[:, :, :end] for room in self._room)
             return self.keys, self.values
-
-    def _room(states: Any, batch: int, length_tok: int) -> Any:
-        shape = (batch, states.shape[1], length_tok, states.shape[3])
-        return torch.empty(shape, dtype=states.dtype, device=states.device)
 
     return InPlaceLayer

@@ -45,9 +45,9 @@ class Stepper:
         import torch
 
         batch, length = prompts.shape
-        cache, kind = new_cache(self.model, batch, length + output_tok)
         try:
             with torch.inference_mode(), no_garbage():
+                cache, kind = new_cache(self.model, batch, length + output_tok)
                 return self._steps(prompts, output_tok, cache, kind)
         except torch.cuda.OutOfMemoryError:
             raise BackendError(f"out of memory with a batch of {batch} x {length + output_tok} tokens") from None

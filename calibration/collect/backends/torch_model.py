@@ -8,6 +8,7 @@ routers are chosen almost evenly), power does a little.
 
 from __future__ import annotations
 
+import gc
 import time
 from itertools import pairwise
 from typing import Any
@@ -17,7 +18,8 @@ from calibration.collect.backends import BackendOptions
 from calibration.collect.backends.torch_build import build_model, check_memory, read_config
 from calibration.collect.backends.torch_decode import Batch, Clock, Stepper
 from calibration.collect.backends.torch_options import TorchSettings, check, dtype_of, read_settings, where
-from calibration.collect.point import BackendError, EngineFacts, Observation, Point, RequestTimes
+from calibration.collect.backends.torch_quiet import QUIET, quietest
+from calibration.collect.point import DISTURBED, BackendError, EngineFacts, Observation, Point, RequestTimes
 from simulator.model import load_model
 
 WARM_UP_TOK = 3  # output tokens of a warm-up: kernels are chosen and memory is taken at the first calls
@@ -80,6 +82,8 @@ class TorchBackend:
         else:
             settings["gpu_name"] = torch.cuda.get_device_name()
             versions["cuda"] = str(torch.version.cuda)
+            if driver := provenance.gpu_and_driver()[1]:
+                versions["driver"] = driver
         return EngineFacts(
             engine="transformers", engine_version=versions["transformers"], model=self._name,
             model_config=self._config, weight_dtype=self._dtype, activation_dtype=self._dtype, kv_dtype=self._dtype,
@@ -92,14 +96,19 @@ class TorchBackend:
         self._batch(point, 0, min(point.output_tok, WARM_UP_TOK))
 
     def run(self, point: Point, seed: int) -> Observation:
-        """One static batch of random prompts. BackendError for a load or sizes that it cannot run."""
+        """One static batch of random prompts, once more where other work held it up; a note says if it always did.
+
+        BackendError for a load or sizes that it cannot run.
+        """
         self._check(point)
-        found = self._batch(point, seed, point.output_tok)
+        found, waited = quietest(lambda: self._batch(point, seed, point.output_tok), self._settings.tries)
         times = RequestTimes(found.start_s, found.ends_s, point.input_tok, point.output_tok, cached_tok=0)
         edges = (found.start_s, *found.ends_s)
         notes = [NOTES[found.cache]] if found.cache in NOTES else []
         if not self._stepper.last_logits_only:
             notes.append(NOTES["all logits"])
+        if waited is not None and waited > QUIET:
+            notes.append(f"{DISTURBED}other work held up a thread for {waited:.0%} of the time")
         return Observation(
             requests=(times,) * point.concurrency, start_s=found.start_s, end_s=found.ends_s[-1],
             steps_s=tuple(b - a for a, b in pairwise(edges)), notes=tuple(notes),
@@ -110,6 +119,7 @@ class TorchBackend:
         import torch
 
         self._stepper = None
+        gc.collect()  # modules refer to each other in circles
         if self._device == "cuda":
             torch.cuda.empty_cache()
 

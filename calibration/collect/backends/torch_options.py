@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from calibration.collect.backends import BackendOptions
+from calibration.collect.backends.torch_quiet import TRIES
 from calibration.collect.point import BackendError
 from simulator.errors import UserError, unknown_name
 
@@ -20,7 +21,8 @@ class TorchSettings:
     """Settings by `--set NAME=VALUE`; the first three under vLLM's names.
 
     The two limits say what the simulator may take for granted: a batch that is computed in one step. `max_model_len`
-    None: as long as the model can read. `threads` None: PyTorch's own choice, one per physical core.
+    None: as long as the model can read. `threads` None: PyTorch's own choice, one per physical core. `tries`: of a run
+    at most, where other work holds it up.
     """
 
     max_num_seqs: int = 256
@@ -28,6 +30,7 @@ class TorchSettings:
     max_model_len: int | None = None
     threads: int | None = None
     attention: str = "sdpa"
+    tries: int = TRIES
 
 
 def read_settings(given: Mapping[str, Any]) -> TorchSettings:

@@ -12,13 +12,15 @@ import json
 import shutil
 import subprocess
 import tempfile
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from calibration.collect.backends import BackendOptions
 from calibration.collect.backends.openai_address import parse_address
-from calibration.collect.point import Backend, BackendError, EngineFacts, Observation, Point, RequestTimes
+from calibration.collect.backends.vllm_engine import model_argument
+from calibration.collect.point import Backend, BackendError, EngineFacts, Observation, Point, RequestTimes, seed_of
 
 _LISTS = ("input_lens", "output_lens", "ttfts", "itls", "start_times", "errors")
 _WARM_UP_REQUESTS = 16
@@ -49,22 +51,29 @@ class VllmBench:
 
     def warm_up(self, point: Point) -> None:
         """Some requests of the point's shape, unmeasured."""
-        self._bench(point, seed=0, requests=min(point.num_requests, max(point.concurrency, _WARM_UP_REQUESTS)))
+        self._bench(point, self._salted(0), requests=min(point.num_requests, max(point.concurrency, _WARM_UP_REQUESTS)))
 
     def run(self, point: Point, seed: int) -> Observation:
         """One run of the load generator. BackendError when it fails or does not write what is needed."""
-        return observation(self._bench(point, seed, point.num_requests))
+        seed = self._salted(seed)
+        seen = observation(self._bench(point, seed, point.num_requests))
+        return replace(seen, notes=(*seen.notes, f"the load generator's seed is {seed}"))
 
     def close(self) -> None:
         """Close the connection to the server; the server stays."""
         self._server.close()
 
+    def _salted(self, seed: int) -> int:
+        """The generator draws its prompts by its seed: another one at every start of a measurement."""
+        return seed_of(f"{self._options.salt}/{seed}") if self._options.salt else seed
+
+    def _served_model(self) -> str | None:
+        return self._server.facts().settings.get("served_model")
+
     def _bench(self, point: Point, seed: int, requests: int) -> dict[str, Any]:
-        model = self._server.facts().settings.get("served_model")
+        model, served = model_argument(self._options.model, dummy_weights=True), self._served_model()
         with tempfile.TemporaryDirectory() as folder:
-            command = serve_command(
-                self._program, self._root, self._options.model, point, seed, requests, folder, model
-            )
+            command = serve_command(self._program, self._root, model, point, seed, requests, folder, served)
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 said = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
@@ -78,6 +87,8 @@ def serve_command(
 ) -> list[str]:  # fmt: skip
     """The command line of one run; the API key, if any, is in the environment (OPENAI_API_KEY).
 
+    `model`: as Hugging Face spells it, or a folder; the generator takes the tokeniser from there. Without its own check
+    of the server: that sends the first prompt of the run, which a server with a prefix cache then knows already.
     BackendError for a load that the generator does not have.
     """
     if point.load not in ("closed_loop", "burst", "open_loop"):
@@ -88,7 +99,8 @@ def serve_command(
         "--random-output-len", str(point.output_tok), "--random-range-ratio", "0.0",
         "--num-prompts", str(requests), "--request-rate", f"{point.request_rate_rps or 'inf'}",
         "--ignore-eos", "--temperature", "0", "--seed", str(seed), "--num-warmups", "0", "--disable-tqdm",
-        "--save-result", "--save-detailed", "--result-dir", folder, "--result-filename", "result.json",
+        "--ready-check-timeout-sec", "0", "--save-result", "--save-detailed", "--result-dir", folder,
+        "--result-filename", "result.json",
     ]  # fmt: skip
     if served_model:
         command += ["--served-model-name", served_model]

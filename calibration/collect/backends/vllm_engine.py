@@ -15,6 +15,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import pairwise
@@ -132,8 +133,9 @@ class VllmEngine:
     def _drive(self, point: Point, seed: int, output_tok: int) -> tuple[list[_Request], float, list[float]]:
         """(requests, start, ends of the steps that gave tokens) of one run."""
         engine = self._llm.llm_engine
+        # No min_tokens: vLLM would mask the ends of sequences at every step, which its server does not do.
         params = self._vllm.SamplingParams(
-            temperature=0.0, ignore_eos=True, min_tokens=output_tok, max_tokens=output_tok, detokenize=False,
+            temperature=0.0, ignore_eos=True, max_tokens=output_tok, detokenize=False,
             output_kind=import_module("vllm.sampling_params").RequestOutputKind.DELTA,
         )  # fmt: skip
         prompts = deque(self._prompts(point, seed))
@@ -152,9 +154,10 @@ class VllmEngine:
                     ends.append(now)
                 for _ in range(min(finished, len(prompts))):
                     self._send(engine, prompts.popleft(), params, requests)
-        except BackendError:
-            raise
-        except Exception as error:
+        except BaseException as error:
+            _abort(engine, [name for name, request in requests.items() if not request.finished])
+            if isinstance(error, BackendError) or not isinstance(error, Exception):
+                raise
             raise BackendError(f"vLLM stopped: {_first_line(error)}") from error
         if not all(request.finished for request in requests.values()):
             raise BackendError("vLLM ended a run without finishing all requests")
@@ -202,6 +205,12 @@ class VllmEngine:
         cuda = getattr(sys.modules.get("torch"), "cuda", None)
         if cuda is not None and cuda.is_available():
             cuda.empty_cache()
+
+
+def _abort(engine: Any, names: list[str]) -> None:
+    """Take requests of a run that ended early out of the engine: they would run beside those of the next one."""
+    with suppress(Exception):  # an engine that has died has none
+        engine.abort_request(names)
 
 
 def engine_arguments(options: BackendOptions, graphs: bool | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from importlib import metadata
 from typing import Any
 
 from calibration.collect.point import EngineFacts
+from calibration.collect.provenance import gpu_and_driver
 
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32"}
 # Weight formats by vLLM's name of the method; those that may have several widths are left open.
@@ -19,6 +20,7 @@ _WEIGHTS = {
     "fp8": "fp8", "fbgemm_fp8": "fp8", "modelopt": "fp8", "awq": "int4", "awq_marlin": "int4", "mxfp4": "mxfp4",
     "modelopt_fp4": "nvfp4",
 }  # fmt: skip
+PATH = "_name_or_path"  # where Hugging Face's library keeps the folder of a config
 _GRAPH_MODES = {"PIECEWISE": "piecewise", "FULL": "full"}
 
 
@@ -40,8 +42,7 @@ def read_facts(llm: Any, model: str, dummy_weights: bool) -> EngineFacts:
         tp=_of(config, "parallel_config.tensor_parallel_size") or 1,
         pp=_of(config, "parallel_config.pipeline_parallel_size") or 1,
         n_gpus=_of(config, "parallel_config.world_size") or 1,
-        versions={name: version for name in ("torch", "transformers", "triton") if (version := _version(name))}
-        | _cuda(),
+        versions=_versions(),
     )
 
 
@@ -66,6 +67,10 @@ def _settings(config: Any, dummy_weights: bool) -> dict[str, Any]:
         "quantization": _text(_of(config, "model_config.quantization")),
         "attention_backend": _text(_of(config, "attention_config.backend")),
         "enable_expert_parallel": _of(config, "parallel_config.enable_expert_parallel"),
+        "data_parallel_size": _of(config, "parallel_config.data_parallel_size"),
+        "speculative_method": _of(config, "speculative_config.method"),
+        "num_speculative_tokens": _of(config, "speculative_config.num_speculative_tokens"),
+        "gpu_name": gpu_and_driver()[0],
         "seed": _of(config, "model_config.seed"),
         "core_in_process": os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0",
         "detokenize": False,
@@ -93,9 +98,9 @@ def _text(value: Any) -> str | None:
 
 
 def _plain(config: Any) -> dict[str, Any]:
-    """A Hugging Face config as what JSON can hold."""
+    """A Hugging Face config as what JSON can hold, without the folder that it was read from."""
     content = config.to_dict() if hasattr(config, "to_dict") else {}
-    return json.loads(json.dumps(content, default=str))
+    return json.loads(json.dumps({name: value for name, value in content.items() if name != PATH}, default=str))
 
 
 def _version(package: str) -> str | None:
@@ -105,7 +110,9 @@ def _version(package: str) -> str | None:
         return getattr(sys.modules.get(package), "__version__", None)
 
 
-def _cuda() -> dict[str, str]:
-    """The CUDA that PyTorch was built for, where PyTorch is loaded."""
+def _versions() -> dict[str, str]:
+    """Versions of what the engine stands on: packages, the CUDA that PyTorch was built for, the GPU's driver."""
+    found = {name: _version(name) for name in ("torch", "transformers", "triton")}
     cuda = getattr(getattr(sys.modules.get("torch"), "version", None), "cuda", None)
-    return {"cuda": str(cuda)} if cuda else {}
+    found |= {"cuda": cuda and str(cuda), "driver": gpu_and_driver()[1]}
+    return {name: version for name, version in found.items() if version}

@@ -17,7 +17,8 @@ from calibration.collect.power.energy import PowerWindow, Sample
 from calibration.collect.power.jetson import JetsonInstrument, jetson_facts
 from calibration.collect.power.judge import MIN_WINDOW_S
 from calibration.collect.power.nothing import Nothing, Unavailable
-from calibration.collect.power.nvml import NvmlInstrument, nvml_facts
+from calibration.collect.power.nvml import NvmlInstrument
+from calibration.collect.power.nvml_facts import nvml_facts
 from calibration.collect.power.sampler import Instrument, Meter, SamplingMeter, idle_power_w, measure_idle, measured
 from simulator.errors import UserError, unknown_name
 

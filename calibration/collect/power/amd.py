@@ -17,7 +17,8 @@ from simulator.errors import UserError
 
 POWERS = ("current_socket_power", "average_socket_power", "socket_power")  # watts; which of them answers is per part
 CLOCKS = {"sm": "GFX", "memory": "MEM"}
-NOT_KNOWN = (None, "N/A")
+# Versions that hand out the library's own numbers say "not known" by the largest of 16, 32 or 64 bits.
+NOT_KNOWN = (None, "N/A", 2**16 - 1, 2**32 - 1, 2**64 - 1)
 
 
 def load_amdsmi() -> Any:
@@ -106,8 +107,8 @@ class AmdInstrument:
         if reason is not None:
             return None, f"{label}: {reason}"
         ticks = info.get("energy_accumulator", info.get("power"))  # the name before ROCm 6.4
-        if not ticks or not info.get("counter_resolution"):
-            return None, f"{label}: the energy counter stands at 0"
+        if not ticks or ticks in NOT_KNOWN or info.get("counter_resolution") in (0, *NOT_KNOWN):
+            return None, f"{label}: the energy counter stands at {ticks}"
         return Counter(int(ticks), float(info["counter_resolution"]) * 1e-6), None  # microjoules per tick
 
     def _clocks_hz(self, handle: Any) -> dict[str, float]:

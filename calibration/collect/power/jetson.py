@@ -14,6 +14,7 @@ from typing import Any
 from calibration.collect.power.energy import Counters, Reading
 from calibration.collect.power.nothing import Unavailable
 from calibration.collect.power.sensors import INA3221
+from calibration.collect.power.system_files import system_text
 from calibration.collect.power.throttle import JETSON_REASONS, JETSON_THERMAL
 from simulator.errors import unknown_name
 
@@ -44,7 +45,7 @@ def find_rails(root: Path) -> list[Rail]:
     """All rails, sorted by name; channels that are not connected, are switched off or hold the sum are left out."""
     rails = {}
     for folder in _folders(root, HWMON):
-        if "ina3221" in (_text(folder / "name") or ("ina3221" if "drivers" in folder.parts else "")):
+        if "ina3221" in (system_text(folder / "name") or ("ina3221" if "drivers" in folder.parts else "")):
             rails |= {rail.name: rail for rail in _hwmon_rails(folder)}
     for folder in _folders(root, IIO):
         rails |= {rail.name: rail for rail in _iio_rails(folder)}
@@ -54,7 +55,7 @@ def find_rails(root: Path) -> list[Rail]:
 def _hwmon_rails(folder: Path) -> Iterator[Rail]:
     for label in sorted(folder.glob("in*_label")):
         channel = int(re.sub(r"\D", "", label.name))
-        name = _text(label) or ""
+        name = system_text(label) or ""
         off = _number(folder / f"in{channel}_enable") == 0
         if channel == SUM_CHANNEL or off or not _is_rail(name):
             continue
@@ -65,7 +66,7 @@ def _hwmon_rails(folder: Path) -> Iterator[Rail]:
 
 def _iio_rails(folder: Path) -> Iterator[Rail]:
     for label in sorted(folder.glob("rail_name_*")):
-        name, channel = _text(label) or "", label.name.removeprefix("rail_name_")
+        name, channel = system_text(label) or "", label.name.removeprefix("rail_name_")
         path = folder / f"in_power{channel}_input"
         if _is_rail(name) and path.exists():
             yield Rail(name, (path,))
@@ -147,8 +148,8 @@ class JetsonInstrument:
 
 def power_mode(root: str | Path) -> str | None:
     """Name of the nvpmodel power mode (MAXN, 15W, ...); its number where the name is not found; None if not known."""
-    status = re.search(r"pmode:\s*(\d+)", _text(Path(root) / "var/lib/nvpmodel/status") or "")
-    conf = _text(Path(root) / "etc/nvpmodel.conf") or ""
+    status = re.search(r"pmode:\s*(\d+)", system_text(Path(root) / "var/lib/nvpmodel/status") or "")
+    conf = system_text(Path(root) / "etc/nvpmodel.conf") or ""
     default = re.search(r"PM_CONFIG\s+DEFAULT=(\d+)", conf)
     number = status or default  # without a choice of the user the default mode holds
     if number is None:
@@ -165,9 +166,9 @@ def jetson_facts(root: str | Path = "/") -> dict[str, Any]:
     root = Path(root)
     gpu = _gpu_clock(root)
     low, high = (_number(gpu / name) if gpu else None for name in ("min_freq", "max_freq"))
-    release = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", _text(root / "etc/nv_tegra_release") or "")
+    release = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", system_text(root / "etc/nv_tegra_release") or "")
     return {
-        "name": (_text(root / "proc/device-tree/model") or "").strip("\0") or None,
+        "name": system_text(root / "proc/device-tree/model"),
         "driver_version": f"L4T {release[1]}.{release[2]}" if release else None,
         "power_mode": power_mode(root),
         "min_sm_clock_hz": low,
@@ -180,7 +181,7 @@ def jetson_facts(root: str | Path = "/") -> dict[str, Any]:
 def _gpu_clock(root: Path) -> Path | None:
     """The GPU's devfreq folder: by the name of its device, else by its own."""
     for folder in sorted(root.glob("sys/class/devfreq/*")):
-        name = (_text(folder / "device/of_node/name") or folder.name).strip("\0").lower()
+        name = (system_text(folder / "device/of_node/name") or folder.name).lower()
         if "gpu" in name or re.search(r"g[abpv]\d\d[bm]", name):
             return folder
     return None
@@ -188,28 +189,21 @@ def _gpu_clock(root: Path) -> Path | None:
 
 def _gpu_zones(root: Path) -> list[Path]:
     zones = sorted(root.glob("sys/class/thermal/thermal_zone*"))
-    return [zone for zone in zones if (_text(zone / "type") or "").lower().startswith(("gpu", "tj"))]
+    return [zone for zone in zones if (system_text(zone / "type") or "").lower().startswith(("gpu", "tj"))]
 
 
 def _thermal_alerts(root: Path) -> list[Path]:
     """The firmware's alerts that hold clocks down: cooling devices whose state is not 0 while they do."""
     devices = sorted(root.glob("sys/class/thermal/cooling_device*"))
-    return [device for device in devices if "throttle-alert" in (_text(device / "type") or "")]
+    return [device for device in devices if "throttle-alert" in (system_text(device / "type") or "")]
 
 
 def _folders(root: Path, patterns: tuple[str, ...]) -> list[Path]:
     return [path for pattern in patterns for path in sorted(root.glob(pattern)) if path.is_dir()]
 
 
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return None
-
-
 def _number(path: Path) -> float | None:
     try:
-        return float(_text(path) or "")
+        return float(system_text(path) or "")
     except ValueError:
         return None

@@ -22,6 +22,7 @@ MIN_WINDOW_S = 5.0
 MAX_GAP = 0.2  # share of a window without a reading beyond which its samples are no view of it
 UNSTEADY = 0.05  # difference between the halves of a window: a steady load scatters less
 DISAGREEMENT = 0.10  # between counter and samples: twice the sensors' gain error of 5 %
+NOT_STEADY = "not steady: "
 IMPOSSIBLE = 2.0  # a factor between counter and samples that no sensor error explains: the counter is wrong
 
 
@@ -65,6 +66,11 @@ def judge_window(
     )  # fmt: skip
 
 
+def views_differ(counter_j: float, sampled_j: float) -> bool:
+    """Whether counter and samples disagree about the energy of a window by more than `DISAGREEMENT`."""
+    return abs(counter_j / sampled_j - 1) > DISAGREEMENT
+
+
 def _choose(
     counter_j: float | None, no_counter: str | None, sampled: Sampled, sampled_j: float | None, sensor: Sensor, of: str
 ) -> tuple[str, float | None, str | None, list[str]]:
@@ -73,7 +79,7 @@ def _choose(
         ratio = counter_j / sampled_j
         text = f"energy counter {counter_j:.4g} J, samples {sampled_j:.4g} J"
         if 1 / IMPOSSIBLE <= ratio <= IMPOSSIBLE:
-            differ = [f"{text}: they differ by {abs(ratio - 1):.0%}"] if abs(ratio - 1) > DISAGREEMENT else []
+            differ = [f"{text}: they differ by {abs(ratio - 1):.0%}"] if views_differ(counter_j, sampled_j) else []
             return "energy counter", counter_j, None, [*differ, *sampled.notes]
         no_counter = f"{text}: the counter cannot be right"
     elif counter_j is not None:
@@ -106,7 +112,7 @@ def _sampled(
     first_w = time_weighted_mean(times, watts, begin_s, (begin_s + end_s) / 2)
     second_w = 2 * mean_w - first_w
     if abs(first_w - second_w) > UNSTEADY * mean_w:
-        notes.append(f"not steady: {first_w:.4g} W in the first half, {second_w:.4g} W in the second")
+        notes.append(f"{NOT_STEADY}{first_w:.4g} W in the first half, {second_w:.4g} W in the second")
     return Sampled(mean_w, None, tuple(notes))
 
 

@@ -20,6 +20,7 @@ class Nothing:
     def __init__(self, reason: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.reason = reason
         self.idle_power_w: float | None = None
+        self.idle_doubt: str | None = None
         self._clock = clock
         self._start_s: float | None = None
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from calibration.collect.power.energy import Counters, Mark, PowerWindow, Reading, Sample
-from calibration.collect.power.judge import MIN_WINDOW_S, judge_window
+from calibration.collect.power.judge import MIN_WINDOW_S, NOT_STEADY, judge_window
 from calibration.collect.power.sensors import Sensor
 
 JOIN_S = 10.0  # a driver that does not answer for so long must not hold the program
@@ -47,11 +47,15 @@ class Instrument(Protocol):
 
 
 class Meter(Protocol):
-    """What measures power. `idle_power_w` is the baseline, None until measured (`measure_idle`)."""
+    """What measures power. `idle_power_w` is the baseline, None until measured (`measure_idle`).
+
+    `idle_doubt`: why there is none, or what speaks against it; later windows note it.
+    """
 
     name: str
     scope: str
     idle_power_w: float | None
+    idle_doubt: str | None
 
     def start(self) -> None:
         """Begin a window. RuntimeError if one is open."""
@@ -92,11 +96,18 @@ class Sampler:
             raise
 
     def stop(self) -> tuple[Sample, ...]:
-        """Take the last sample, end the thread, and give all samples in order of time."""
+        """Take the last sample, end the thread, and give all samples in order of time.
+
+        A thread whose reading does not come back is left to itself, and its instrument is not asked once more.
+        """
         self.ended.set()
         if self._thread is not None:
             self._thread.join(JOIN_S)
-        self.take()
+        if self._thread is not None and self._thread.is_alive():
+            silent = Reading(power_w=None, failure=f"no answer for {JOIN_S:g} s")
+            self._samples.append(Sample(at_s=self.clock(), **vars(silent)))
+        else:
+            self.take()
         return tuple(sorted(self._samples, key=lambda sample: sample.at_s))
 
     def take(self) -> None:
@@ -126,6 +137,7 @@ class SamplingMeter:
         self.instrument, self.min_window_s = instrument, min_window_s
         self.name, self.scope = instrument.name, instrument.scope
         self.idle_power_w: float | None = None
+        self.idle_doubt: str | None = None
         self._make_sampler = make_sampler
         self._sampler: Sampler | None = None
         self._begin: Mark | None = None
@@ -156,9 +168,10 @@ class SamplingMeter:
         finally:
             samples = self._end()
         instrument = self.instrument
+        notes = instrument.notes if self.idle_doubt is None else (*instrument.notes, self.idle_doubt)
         return judge_window(
             begin, end, samples, instrument.sensor, of=instrument.of, why_no_power=instrument.why_no_power,
-            idle_power_w=self.idle_power_w, notes=instrument.notes, min_window_s=self.min_window_s,
+            idle_power_w=self.idle_power_w, notes=notes, min_window_s=self.min_window_s,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -202,14 +215,17 @@ def measured(meter: Meter) -> Iterator[Measured]:
 def measure_idle(meter: Meter, seconds: float = 10.0, pause: Callable[[float], object] = time.sleep) -> PowerWindow:
     """Measure for `seconds` while nothing runs, and keep the mean as the meter's `idle_power_w`.
 
-    The window says why where there is no mean; then the baseline stays None.
+    The window says why where there is no mean; then the baseline stays None, and later windows note the reason. They
+    note, too, that power was not steady: something else may have used the device.
     """
-    meter.idle_power_w = None
+    meter.idle_power_w = meter.idle_doubt = None
     with measured(meter) as result:
         pause(seconds)
     window = result.window
     assert window is not None
     meter.idle_power_w = window.mean_power_w
+    doubts = [window.reason] if window.reason else [note for note in window.notes if note.startswith(NOT_STEADY)]
+    meter.idle_doubt = f"idle baseline: {doubts[0]}" if doubts else None
     return window
 
 
