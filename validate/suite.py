@@ -23,6 +23,7 @@ CHECKS = (
     "independence",
     "validity",
     "energy_window",
+    "meter",
     "host_bound",
     "definitions",
     "identities",
