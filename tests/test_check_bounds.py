@@ -58,7 +58,7 @@ def test_prefill_is_bound_by_arithmetic():
     assert linear / 9.9e14 <= need.compute_s <= 1.15 * linear / 9.89e14
 
 
-@pytest.mark.parametrize("metric", ["tpot_s_mean", "itl_s_median", "ttft_s_mean", "e2e_s_mean", "duration_s"])
+@pytest.mark.parametrize("metric", ["tpot_s_mean", "itl_s_median", "e2e_s_mean", "duration_s"])
 def test_a_time_is_refused_just_below_its_floor_and_labelled_at_it(plain, metric):
     floor = floor_of(plain, metric)
     [below] = found("bounds", measured(plain, **{metric: floor * (1.0 - MARGIN - 0.005)}))
@@ -93,6 +93,32 @@ def test_high_utilisation_is_a_note_only(plain):
 
 def test_a_tail_is_held_against_the_median(plain):
     assert floor_of(plain, "itl_s_p99") == min(plain.floor["itl_s_p99"], plain.floor["itl_s_median"])
+
+
+def test_an_engine_may_take_prompts_and_decode_steps_in_another_order(plain):
+    """The queue of the simulated schedule is no bound of the first token, its prompt alone is."""
+    schedule, alone = floor_of(plain, "ttft_s_mean"), prefill_step(plain.setup).seconds
+    assert alone < 0.2 * schedule
+    [queue] = found("bounds", measured(plain, ttft_s_mean=0.5 * schedule))
+    assert (queue.severity, queue.confidence) == ("warn", "possible") and "order of steps" in queue.says
+    assert not any(f.alarm for f in found("bounds", measured(plain, ttft_s_mean=(1.0 - MARGIN + 0.005) * schedule)))
+    [beyond] = found("bounds", measured(plain, ttft_s_mean=0.9 * alone))
+    assert beyond.severity == "fail"
+
+
+def test_prompts_that_start_together_wait_for_each_other_in_any_order():
+    """Of 64 at once the mean first token is no earlier than after 32 of them; the schedule says a little more."""
+    [burst] = predicted([run(load="burst", concurrency=None, num_requests=64, ttft_s_median=None)]).cases
+    together = 32.0 * prefill_step(burst.setup).compute_s
+    assert prefill_step(burst.setup).seconds < together < floor_of(burst, "ttft_s_mean")
+    [refused] = found("bounds", measured(burst, ttft_s_mean=0.9 * together))
+    assert (refused.severity, refused.confidence) == ("fail", "likely")
+
+
+def test_weights_that_do_not_fit_are_no_matter_of_the_cache():
+    evidence = predicted([run(model="meta-llama/Llama-3.1-70B-Instruct")])
+    assert not [f for f in found("bounds", evidence) if f.check.startswith("bounds.kv")]
+    assert any(f.check == "configuration.weights_fit" for f in found("configuration", evidence))
 
 
 def test_sentences_name_bytes_bandwidth_and_what_would_explain_it(plain):

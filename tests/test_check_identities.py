@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -82,7 +83,7 @@ def test_means_of_drawn_lengths_may_lie_further_apart():
 )
 def test_a_factor_that_is_known_is_named(changes, check, word):
     finding = next(f for f in said(run(**changes)) if f.check == f"identities.{check}")
-    assert finding.also == ("F2",) and word in finding.evidence["factor"] and "factor of" in finding.says
+    assert finding.also[0] == "F2" and word in finding.evidence["factor"] and "factor of" in finding.says
     assert finding.severity == "fail"
 
 
@@ -228,3 +229,16 @@ def test_a_static_batch_whose_prompts_take_several_steps_is_no_contradiction():
     assert "identities.rate_of_batch" not in whats(found("identities", by_hand([case(row)])))
     wrong = msgspec.structs.replace(row, output_tok_per_s=64 * 32 / 2.0)
     assert any("rate_of_batch" in f.check for f in found("identities", by_hand([case(wrong)])))
+
+
+def test_sequences_that_wait_between_their_tokens_are_not_in_the_running_batch():
+    """Preempted ones: their time per token goes on, so that rate times time is more than the mean batch."""
+    slow = {"tpot_s_mean": 0.013, "e2e_s_mean": None}
+    assert "identities.decoding_of_batch" in whats(said(run(**slow)))
+    assert "identities.decoding_of_batch" not in whats(said(run(**slow, flags="warm_up;preempted")))
+
+
+def test_a_sentence_names_the_worst_run_and_how_many_there_are():
+    two = [run(e2e_s_mean=6.0), run(e2e_s_mean=7.0)]
+    [finding] = [f for f in said(*two) if f.check == "identities.e2e_of_parts"]
+    assert "'r1' (worst of 2 runs)" in finding.says and finding.evidence["worst_run"] == "r1"

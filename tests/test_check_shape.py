@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from suite_cases import by_hand, case, found, run, whats
 
 from validate.cases import Case, Evidence
-from validate.checks.shape import knee
+from validate.checks.load_curves import knee
 
 METRICS = (
     "ttft_s_mean", "ttft_s_median", "ttft_s_p99", "tpot_s_mean", "tpot_s_median", "tpot_s_p99", "itl_s_mean",

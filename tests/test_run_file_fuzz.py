@@ -14,9 +14,9 @@ from validate.predict import Predictor
 
 ROW = {
     "run_id": "a", "source": "me", "gpu": "h100-sxm", "model": "meta-llama/Llama-3.1-8B-Instruct",
-    "weight_dtype": "bf16", "engine": "vllm", "engine_version": "0.11.0", "load": "closed_loop", "concurrency": "4", "num_requests": "20",
-    "input_tok": "200", "output_tok": "50", "ttft_s_mean": "0.02", "tpot_s_mean": "0.008", "output_tok_per_s": "450",
-    "power_w": "500", "prefix_caching": "false", "flags": "x;y",
+    "weight_dtype": "bf16", "engine": "vllm", "engine_version": "0.11.0", "load": "closed_loop", "concurrency": "4",
+    "num_requests": "20", "input_tok": "200", "output_tok": "50", "ttft_s_mean": "0.02", "tpot_s_mean": "0.008",
+    "output_tok_per_s": "450", "power_w": "500", "prefix_caching": "false", "flags": "x;y",
 }  # fmt: skip
 WORDS = (
     "", " ", "nan", "inf", "-inf", "1e999", "-1", "0", "1e-320", "true", "vllm", "fp8", "\u2028", "\x00", "NaN", "١",

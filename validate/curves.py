@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from calibration.points import spread_kind
 from calibration.records import METRICS
 from validate.cases import Case, Evidence
 from validate.sweeps import MIN_POINTS
@@ -53,6 +54,12 @@ class Curve:
         cases = tuple(case for case, keep in zip(self.cases, chosen) if keep)
         arrays = (self.x, self.measured, self.simulated, self.expected, self.floor)
         return Curve(self.axis, self.metric, cases, *(array[chosen] for array in arrays))
+
+
+def is_queued(curve: Curve) -> bool:
+    """Whether it is of first tokens behind other requests: queueing multiplies every error."""
+    setup = curve.cases[0].setup
+    return setup is not None and spread_kind(setup, curve.metric) == "ttft_served"
 
 
 def curves_of(evidence: Evidence, metrics: Sequence[str] = CURVE_METRICS, axes: Sequence[str] = ()) -> Iterator[Curve]:

@@ -53,7 +53,7 @@ def memory_findings(evidence: Evidence, side: str) -> Iterator[Finding]:
     own = side == "simulated" and evidence.own
     for case in evidence.cases:
         record = case.record if side == "measured" else case.simulated
-        if case.setup is None or record is None:
+        if case.setup is None or record is None or _too_heavy(case):
             continue
         if _known(record.batch_mean):
             held = contexts_of(case, record)
@@ -73,6 +73,12 @@ def memory_findings(evidence: Evidence, side: str) -> Iterator[Finding]:
         yield _of_capacity(degree, found, whose)
     if running:
         yield _of_running(running, whose)
+
+
+def _too_heavy(case: Case) -> bool:
+    """Weights alone do not fit: a contradiction of the configuration, and no matter of caches."""
+    setup = case.setup
+    return weights_byte(setup.model, setup.precision, setup.parallel) > setup.device.memory.capacity_byte
 
 
 def contexts_of(case: Case, record: RunRecord) -> Held:

@@ -15,6 +15,7 @@ from validate.cases import Case, Evidence
 from validate.finding import Finding
 from validate.memory_bounds import memory_findings
 from validate.physical_floor import StepNeed, alternatives, certain_floor, decode_step, prefill_step, running_limit
+from validate.wording import counted, figure
 
 # Below the floor by more than this (relative) a figure is refused; what lies between is labelled. Data sheets are
 # rounded by about 1 % (3.35 TB/s, 7.7 or 8 TB/s), and so are clocks; the least clean run that ships stands at 1.13.
@@ -105,7 +106,7 @@ def floor_of(case: Case, metric: str) -> float | None:
 
 
 def _times(hits: list[Hit], side: str, own: bool) -> Iterator[Finding]:
-    """One finding per family and degree: certain, by the schedule, within the margin, near."""
+    """One finding per family and degree: certain, by the schedule, by its order of steps, within the margin, near."""
     groups: dict[tuple[str, str], list[Hit]] = {}
     for hit in hits:
         degree = _degree(hit)
@@ -121,12 +122,43 @@ def _degree(hit: Hit) -> str:
         if hit.metric == "total_tok_per_s":  # counts prompts, which a prefix cache may hold
             return "schedule"
         beyond = hit.value > bound * (1.0 + MARGIN) if hit.family == "rate" else hit.value < bound * (1.0 - MARGIN)
-        return "certain" if beyond else "schedule"
+        return "certain" if beyond else "schedule" if _whatever_order(hit, 1.0 - MARGIN) else "order"
     if hit.share < 1.0:
-        return "margin"
+        return "margin" if _whatever_order(hit, 1.0) else ""
     step = _step_of(hit)
     limit = HIGH_COMPUTE_SHARE if step.compute_s > step.memory_s else HIGH_BANDWIDTH_SHARE
     return "near" if hit.share * limit < 1.0 else ""
+
+
+def _whatever_order(hit: Hit, margin: float) -> bool:
+    """Whether the bound holds for any order of prompts and decode steps.
+
+    Where requests come and go, an engine chooses whether prompts make first tokens wait or the gaps between tokens:
+    only the sum is bound by the schedule, and each by a step alone.
+    """
+    free = hit.family in ("token", "ttft") and hit.case.record.load in ("closed_loop", "burst", "open_loop")
+    if not free:
+        return True
+    step = _step_of(hit)
+    queue_s = _prompts_ahead(hit) * step.compute_s / hit.case.setup.parallel.pp if hit.family == "ttft" else 0.0
+    return hit.value < margin * max(step.seconds, queue_s)
+
+
+def _prompts_ahead(hit: Hit) -> float:
+    """Whole prompts that one replica has to compute before a first token, on average, if all clients begin together.
+
+    The k-th of n prompts that start at once is not done before k times the arithmetic of one, whatever the order:
+    (n + 1) / 2 on average; stages of a pipeline work on several. Later requests of a closed loop need no more than
+    their own, and the median may be one of those.
+    """
+    r, replicas = hit.case.record, hit.case.setup.parallel.dp
+    requests = (r.num_requests or 0) / replicas
+    if r.load == "burst":
+        return requests / 2.0
+    if r.load != "closed_loop" or not hit.metric.endswith("_mean") or "steady_window" in r.flag_list or not requests:
+        return 1.0
+    clients = min((r.concurrency or 1.0) / replicas, requests)
+    return (clients * (clients + 1.0) / 2.0 + requests - clients) / requests
 
 
 def _step_of(hit: Hit) -> StepNeed:
@@ -143,8 +175,8 @@ def _running(case: Case) -> float:
     return running / case.setup.parallel.dp if running else running_limit(case.setup)
 
 
-_SEVERITY = {"certain": "fail", "schedule": "fail", "margin": "warn", "near": "note"}
-_CONFIDENCE = {"certain": "certain", "schedule": "likely", "margin": "possible", "near": "possible"}
+_SEVERITY = {"certain": "fail", "schedule": "fail", "order": "warn", "margin": "warn", "near": "note"}
+_CONFIDENCE = {"certain": "certain", "schedule": "likely"}  # the others: possible
 
 
 def _time_finding(family: str, degree: str, hits: list[Hit], side: str, own: bool) -> Finding:
@@ -158,10 +190,10 @@ def _time_finding(family: str, degree: str, hits: list[Hit], side: str, own: boo
         fault="F3",
         also=() if near else ("F2", "F5", "F1"),
         severity=_SEVERITY[degree],
-        confidence=_CONFIDENCE[degree],
+        confidence=_CONFIDENCE.get(degree, "possible"),
         runs=runs,
         metrics=tuple(dict.fromkeys(hit.metric for hit in hits)),
-        says=_sentence(hits, need, "this simulator's own" if mine else side, near, len(runs), explained),
+        says=_sentence(hits, need, "this simulator's own" if mine else side, degree, len(runs), explained),
         evidence={
             "side": side, "worst_run": worst.case.id, "metric": worst.metric, "value": worst.value,
             "schedule_floor": worst.floor, "certain_floor": certain_floor(worst.case.setup)[family],
@@ -173,18 +205,17 @@ def _time_finding(family: str, degree: str, hits: list[Hit], side: str, own: boo
     )  # fmt: skip
 
 
-def _sentence(hits: list[Hit], need: StepNeed, whose: str, near: bool, runs: int, explained: tuple[str, ...]) -> str:
-    worst = hits[0]
-    scale, unit = (1.0, "tok/s") if worst.family == "rate" else (1e3, "ms")
+def _sentence(hits: list[Hit], need: StepNeed, whose: str, degree: str, runs: int, explained: tuple[str, ...]) -> str:
+    worst, side = hits[0], "near" if degree == "near" else "beyond"
+    bound = "data-sheet bound, in the simulated order of steps, of" if degree == "order" else "data-sheet bound of"
     what = "its prompt alone" if worst.family == "ttft" or worst.case.setup.output_tok == 1 else "a decode step alone"
     low, high = hits[0].share, hits[-1].share
     shares = f"{low:.2f}" if high - low < 0.005 else f"{low:.2f} to {high:.2f}"
     says = (
-        f"{whose} {worst.metric} of {worst.case.id} is {worst.value * scale:.4g} {unit}, "
-        f"{'near' if near else 'beyond'} the data-sheet bound of {worst.floor * scale:.4g} {unit} "
-        f"({what} moves {need.byte / 1e9:.3g} GB per device: "
+        f"{whose} {worst.metric} of {worst.case.id} is {figure(worst.metric, worst.value)}, {side} the {bound} "
+        f"{figure(worst.metric, worst.floor)} ({what} moves {need.byte / 1e9:.3g} GB per device: "
         f"{need.memory_s * 1e3:.3g} ms at {need.bandwidth_byte_per_s / 1e9:.4g} GB/s, arithmetic "
-        f"{need.compute_s * 1e3:.3g} ms); {runs} run{'s' * (runs > 1)}, {shares} of the bound"
+        f"{need.compute_s * 1e3:.3g} ms); {counted(runs, 'run')}, {shares} of the bound"
     )
     return f"{says}; would be possible with {' or '.join(explained)}" if explained else says
 

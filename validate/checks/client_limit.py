@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from validate.cases import Case, Evidence
 from validate.finding import Finding
 from validate.sweeps import load_of
+from validate.wording import counted
 
 CLIENT_SHARE = 0.05  # of the mean time to first token that the client may be late, as `calibrate collect` judges it
 # One client that is the limit: 2.1 to 2.6 thousand tokens/s on four GPUs alike (a study of GPT-OSS-20B).
@@ -33,7 +34,7 @@ def _client_late(cases: Sequence[Case]) -> Iterator[Finding]:
         yield Finding(
             check="validity.client_late", layer="validity", fault="F9", severity="warn", confidence="likely",
             runs=tuple(case.id for case, *_ in late),
-            says=f"the client was late in {len(late)} run(s): by {1e3 * lag_s:.3g} ms, with a TTFT of"
+            says=f"the client was late in {counted(len(late), 'run')}: by {1e3 * lag_s:.3g} ms, with a TTFT of"
             f" {1e3 * ttft_s:.3g} ms",
             metrics=("ttft_s_mean", "ttft_s_median", "ttft_s_p99"),
             evidence={

@@ -16,6 +16,7 @@ from validate.cases import Case, Evidence
 from validate.checks.contradictions import contradictions
 from validate.checks.own_sheets import own_sheets
 from validate.finding import Finding
+from validate.wording import counted
 
 FIELDS = (
     "gpu", "power_mode", "n_gpus", "tp", "pp", "ep", "dp", "model", "weight_dtype", "activation_dtype", "kv_dtype",
@@ -74,7 +75,7 @@ def _difference(name: str, severity: str, why: str, found: Sequence[tuple[Case, 
     return Finding(
         check="configuration.resolved_otherwise" if severity == "note" else "configuration.differs",
         layer="configuration", fault="F1", severity=severity, confidence="certain", runs=runs,
-        says=f"{name} of {len(runs)} run{'s' * (len(runs) > 1)}: measured with {_shown(stated)}, simulated with "
+        says=f"{name} of {counted(len(runs), 'run')}: measured with {_shown(stated)}, simulated with "
         f"{_shown(simulated)}{reason}",
         evidence={"field": name, "measured": _shown(stated), "simulated": _shown(simulated), "worst_run": first.id},
         next=f"simulate with {name} = {_shown(stated)}, or look up what the engine resolved it to",
@@ -205,7 +206,7 @@ def _fills_its_cache(case: Case) -> bool:
 
 def _other_capacity(severity: str, found: Sequence[tuple[float, Case]], own: bool) -> Finding:
     _, worst = max(found, key=lambda pair: pair[0])
-    count = f"{len(found)} run{'s' * (len(found) > 1)}"
+    count = f"{counted(len(found), 'run')}"
     measured, ratio = worst.measured["kv_capacity_tok"], worst.ratios["kv_capacity_tok"]
     used = "; the times were simulated with the engine's" if own else ""
     return Finding(
@@ -258,7 +259,7 @@ def _not_stated(side: str, missing: tuple[str, ...], cases: Sequence[Case]) -> F
     return Finding(
         check="configuration.unstated", layer="configuration", fault="F1", severity="note", confidence="certain",
         runs=tuple(case.id for case in cases),
-        says=f"unverified: the {side} side of {len(cases)} run{'s' * (len(cases) > 1)} does not state "
+        says=f"unverified: the {side} side of {counted(len(cases), 'run')} does not state "
         f"{', '.join(missing)}{there if assumed else ''}",
         evidence={"side": side, "missing": ", ".join(missing), "runs": len(cases), **assumed},
         next="take the engine's resolved configuration from its start-up log into the record",

@@ -12,6 +12,7 @@ import numpy as np
 from validate.cases import Case, Evidence
 from validate.curves import CURVE_METRICS, Curve, curves_of
 from validate.finding import Finding
+from validate.wording import figure
 
 # A figure that counts nothing shows rounding, not noise; one that is measured shows the noise of its repeats.
 STILL = 0.005  # log of largest / smallest
@@ -110,7 +111,8 @@ def _still_finding(members: Sequence[_Dead]) -> Finding:
         runs=tuple(dict.fromkeys(run for dead in members for run in dead.curve.ids())),
         metrics=(curve.metric,),
         says=(
-            f"the {worst.side} {curve.title} stays at {worst.value:.4g} within {flat} over {curve.axis} from "
+            f"the {worst.side} {curve.title} stays at {figure(curve.metric, worst.value)} within {flat} over "
+            f"{curve.axis} from "
             f"{curve.x[0]:g} to {curve.x[-1]:g}, where {'the bytes and operations' if time else 'the prediction'} must "
             f"move it {worst.must:.2f}-fold"
         ),

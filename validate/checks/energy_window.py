@@ -6,12 +6,16 @@ and idle: naive readings are 39 % off on average, those over 5 s or 32 repetitio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from calibration.records import RunRecord
 from validate.cases import Case, Evidence
+from validate.checks.power_bounds import idle_w_of
+from validate.checks.trust import slack
 from validate.finding import Finding
+from validate.wording import counted
 
 WINDOW_S = 5.0  # arXiv 2312.02741
 REPETITIONS = 32  # the same: back to back, they stand in for a long window
@@ -41,7 +45,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     known = {case.id for case, _ in short}
     if short:
         yield _short(short)
-    missed = [(case, share) for case in powered if case.id not in known for share in _missed(case)]
+    missed = [row for case in powered if case.id not in known for row in _missed(case, evidence)]
     if missed:
         yield _missing_work(missed)
     nothing = [(case, share) for case in powered for share in _no_energy(case)]
@@ -108,7 +112,8 @@ def _short(rows: Sequence[tuple[Case, Window]]) -> Finding:
     return Finding(
         check="energy_window.short", layer="validity", fault="F9", severity="fail", confidence="likely",
         runs=tuple(case.id for case, _ in rows), metrics=_metrics([case for case, _ in rows]),
-        says=f"power over a window of {span} in {len(rows)} run(s): sensors need {WINDOW_S:g} s, or {REPETITIONS}"
+        says=f"power over a window of {span} in {counted(len(rows), 'run')}: sensors need {WINDOW_S:g} s, or "
+        f"{REPETITIONS}"
         " repetitions back to back",
         evidence={
             "window_s": window.seconds, "window_s_least": WINDOW_S, "repetitions": window.repetitions,
@@ -125,17 +130,20 @@ def _metrics(cases: Sequence[Case]) -> tuple[str, ...]:
     return tuple(name for name in POWER_METRICS if any(name in case.measured for case in cases))
 
 
-def _missed(case: Case) -> list[float]:
-    """Measured over simulated energy above idle for the same work, where most of it was not seen; else nothing."""
+def _missed(case: Case, evidence: Evidence) -> list[tuple[Case, float, float]]:
+    """(case, share, idle watts): measured over simulated energy above idle for the same work, if most of it is missing.
+
+    Of one scope only: a rail has an idle power of its own.
+    """
     setup, values, r = case.setup, case.prediction.outcome.values, case.record
     if setup is None or r.power_w is None or "power_w" not in values:
         return []
-    idle_w = setup.device.power.idle_w * setup.parallel.world_size
-    time_ratio = _time_ratio(case)
-    if values["power_w"] <= 1.5 * idle_w or time_ratio is None:  # the simulated side hardly stands out from idle
+    idle_w, time_ratio = idle_w_of(case, r, evidence), _time_ratio(case)
+    if idle_w is None or values["power_w"] <= 1.5 * idle_w or time_ratio is None:  # hardly stands out from idle
         return []
     share = (r.power_w - idle_w) * time_ratio / (values["power_w"] - idle_w)
-    return [share] if share < MISSED_SHARE else []
+    most = MISSED_SHARE / math.exp(slack(evidence, [case], "power_w") / 2.0)
+    return [(case, share, idle_w)] if share < most else []
 
 
 def _time_ratio(case: Case) -> float | None:
@@ -149,14 +157,14 @@ def _time_ratio(case: Case) -> float | None:
     return ours / r.output_tok_per_s if ours and r.output_tok_per_s else None
 
 
-def _missing_work(rows: Sequence[tuple[Case, float]]) -> Finding:
-    worst, share = min(rows, key=lambda row: row[1])
-    setup, r = worst.setup, worst.record
-    idle_w = setup.device.power.idle_w * setup.parallel.world_size
+def _missing_work(rows: Sequence[tuple[Case, float, float]]) -> Finding:
+    worst, share, idle_w = min(rows, key=lambda row: row[1])
+    r = worst.record
     return Finding(
         check="energy_window.missed", layer="validity", fault="F9", also=("F5",), severity="warn", confidence="likely",
-        runs=tuple(case.id for case, _ in rows), metrics=_metrics([case for case, _ in rows]),
-        says=f"{len(rows)} run(s) drew hardly more than idle while they computed: {r.power_w:.4g} W with {idle_w:.4g} W"
+        runs=tuple(case.id for case, *_ in rows), metrics=_metrics([case for case, *_ in rows]),
+        says=f"{counted(len(rows), 'run')} drew hardly more than idle while they computed: {r.power_w:.4g} W with "
+        f"{idle_w:.4g} W"
         f" idle is {max(share, 0):.0%} of the energy above idle that this work takes",
         evidence={
             "share": share, "share_low": MISSED_SHARE, "power_w": r.power_w, "idle_w": idle_w,
@@ -186,7 +194,8 @@ def _no_value(rows: Sequence[tuple[Case, float]]) -> Finding:
     return Finding(
         check="energy_window.no_value", layer="definitions", fault="F5", also=("F2", "F3"), severity="fail",
         confidence="certain", runs=tuple(case.id for case, _ in rows), metrics=_metrics([case for case, _ in rows]),
-        says=f"energy next to nothing in {len(rows)} run(s): {share:.2g} of what the idle devices draw in that time; a"
+        says=f"energy next to nothing in {counted(len(rows), 'run')}: {share:.2g} of what the idle devices draw in "
+        "that time; a"
         " value that is missing is not zero",
         evidence={
             "share_of_idle": share, "share_low": NO_ENERGY, "worst_run": worst.id, "runs": len(rows),
@@ -203,7 +212,7 @@ def _notes(powered: Sequence[Case]) -> Iterator[Finding]:
         yield Finding(
             check="energy_window.whole_run", layer="validity", fault="F9", severity="note", confidence="possible",
             runs=tuple(whole), metrics=POWER_METRICS,
-            says=f"power of {len(whole)} run(s) is a mean over the whole call, start-up and idle included",
+            says=f"power of {counted(len(whole), 'run')} is a mean over the whole call, start-up and idle included",
             evidence={"dilution_known": 0.08, "runs": len(whole)},
             next="such means were 8 % below the steady power at low concurrency in one study; compare power at several"
             " batches",
@@ -213,7 +222,7 @@ def _notes(powered: Sequence[Case]) -> Iterator[Finding]:
         yield Finding(
             check="energy_window.unverified", layer="validity", fault="F9", severity="note", confidence="possible",
             runs=tuple(unknown), metrics=POWER_METRICS,
-            says=f"unverified: how long the window of power was in {len(unknown)} run(s); no time tells",
+            says=f"unverified: how long the window of power was in {counted(len(unknown), 'run')}; no time tells",
             evidence={"window_s_least": WINDOW_S, "runs": len(unknown)},
             next="record duration_s, or the window of the power in seconds",
         )  # fmt: skip

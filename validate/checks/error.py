@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from validate.cases import Evidence
+from validate.checks.trust import slack
 from validate.error_groups import (
     HIDDEN_MAPE,
     HIDDEN_P90,
@@ -25,6 +26,7 @@ from validate.error_groups import (
 )  # fmt: skip
 from validate.finding import Finding
 from validate.statistics import Trend, quantile_supported, requests_needed, trend
+from validate.wording import counted
 
 __all__ = ["ErrorGroup", "check", "error_groups"]
 
@@ -98,7 +100,7 @@ def _unsupported(evidence: Evidence) -> Iterator[Finding]:
             runs=tuple(few),
             metrics=tuple(name for name in P99 if any(name in names for names in few.values())),
             says=(
-                f"99th percentiles of {len(few)} runs are not supported: they sent fewer than {requests_needed()} "
+                f"99th percentiles of {counted(len(few), 'run')} are not supported: fewer than {requests_needed()} "
                 f"requests, {evidence.by_id[least].record.num_requests} in '{least}'"
             ),
             evidence={
@@ -125,7 +127,8 @@ def _drifts(evidence: Evidence, pairs: dict[str, dict[str, Pair]], axis: str) ->
         along = trend(x, y, sweeps)
         effect = along.slope * _median_span(sweeps, x)
         if len(set(sweeps)) >= MIN_SWEEPS and along.p <= MAX_P and abs(effect) >= DRIFT_NOTED:
-            strong = abs(effect) >= DRIFT_WARNS and abs(along.tau) >= MIN_TAU
+            least = max(DRIFT_WARNS, slack(evidence, [pair.case for pair in found], found[0].metric))
+            strong = abs(effect) >= least and abs(along.tau) >= MIN_TAU
             yield _drift(key, axis, along, effect, len(set(sweeps)), found, strong)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from validate.cases import Case, Evidence
 from validate.finding import Finding
+from validate.wording import counted
 
 FITS = 0.01  # relative: a figure fits a definition
 APART = 0.03  # relative: two definitions can be told apart
@@ -89,7 +90,7 @@ def _of_runs(rows: Sequence[tuple[Case, Fit]]) -> Finding:
         check="definitions.tpot_first_token", layer="definitions", fault="F5",
         severity="fail" if fit.certain else "warn", confidence="certain" if fit.certain else "likely",
         runs=tuple(case.id for case, _ in rows), metrics=METRICS,
-        says=f"TPOT of {len(rows)} run(s) is the whole time over all tokens, the first included:"
+        says=f"TPOT of {counted(len(rows), 'run')} is the whole time over all tokens, the first included:"
         f" {1e3 * fit.stated_s:.3g} ms, where tokens are {1e3 * fit.between_s:.3g} ms apart",
         evidence={
             "tpot_s_mean": fit.stated_s, "tpot_s_of_definition": fit.between_s, "ratio": fit.ratio,

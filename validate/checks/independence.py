@@ -19,6 +19,8 @@ COPY_DIGITS = 8  # beyond noise, between different configurations, of which a fi
 COPY_FIGURES = 3
 ROUNDED_DIGITS = 4  # a row of calibration data is recognised when it was rounded to so many
 ROUNDED = 0.5e-3  # relative error of a number that is rounded to four digits, at most
+# A simulator with errors of some per cent agrees so closely in one run of a hundred: in so many and such a share not.
+ROUNDED_RUNS, ROUNDED_RUNS_SHARE = 4, 0.15
 # Coarse figures, of two digits, agree by chance; nearly all of a table's do not.
 COARSE_ROWS, COARSE_SHARE = 10, 0.9
 _NAMES = ("run_id", "source", "flags", "rel_noise")
@@ -174,6 +176,25 @@ def _telling(record: RunRecord, figures: int, digits: int) -> bool:
 # ---- copied from the measurement
 
 
+def _rounded_copies(cases: Sequence[Case], exact: set[str]) -> Iterator[Finding]:
+    """Simulated figures that are the measured ones but for rounding, in far more runs than by chance."""
+    compared = [case for case in cases if case.ratios]
+    near = [
+        case
+        for case in compared
+        if case.id not in exact and all(abs(ratio - 1.0) <= ROUNDED for ratio in case.ratios.values())
+    ]
+    if len(near) >= ROUNDED_RUNS and len(near) >= ROUNDED_RUNS_SHARE * len(compared):
+        yield Finding(
+            check="independence.copied_rounded", layer="provenance", fault="F12", severity="warn", confidence="likely",
+            runs=tuple(case.id for case in near),
+            says=f"the simulated figures of {len(near)} of {len(compared)} runs equal the measured ones to "
+            f"{ROUNDED:.2%}: they look like rounded copies",
+            evidence={"runs": len(near), "compared": len(compared), "worst_run": near[0].id, "bound": ROUNDED},
+            next="see whether measured columns were written into the simulator's file",
+        )  # fmt: skip
+
+
 def _copied_from_measurement(cases: Sequence[Case]) -> Iterator[Finding]:
     """Simulated figures that are the measured ones: no simulation agrees in every digit."""
     found = []
@@ -182,6 +203,7 @@ def _copied_from_measurement(cases: Sequence[Case]) -> Iterator[Finding]:
         spare = sum(map(_spare, same.values()))
         if same and len(same) == len(case.ratios) and spare >= TWIN_DIGITS:
             found.append((case, same))
+    yield from _rounded_copies(cases, {case.id for case, _ in found})
     if found:
         (first, same), n = found[0], sum(len(same) for _, same in found)
         yield Finding(

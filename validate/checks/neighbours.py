@@ -9,20 +9,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from calibration.points import QUEUED_TTFT_SD, spread_kind
+from calibration.points import QUEUED_TTFT_SD
 from validate.cases import Case, Evidence
-from validate.curves import Curve, curves_of
+from validate.checks.trust import fitted_on_gpu, slack
+from validate.curves import Curve, curves_of, is_queued
 from validate.finding import Finding
+from validate.wording import counted, figure
 
 HALF_WINDOW = 3  # runs on either side that predict the one between them
 MIN_A_SIDE = 2  # one neighbour alone cannot be told from an outlier
 MIN_JUDGED = 3  # others whose scatter is known
+LEAST_SCATTER = 1e-3  # figures of a table are rounded: no scatter is smaller
 # How far off counts: in units of the scatter of the other runs around their own neighbours, and at least so much.
 # Steps of kernels (tiles, waves, recorded batch sizes) move neighbours by 8 to 20 % in clean sweeps (measured here);
 # the two labelled cases are 1.3 and 9 times their neighbours.
 MIN_SCATTERS = 3.0
 MIN_LOG = math.log(1.2)
-MIN_LOG_ALONE = math.log(1.5)  # where no prediction says how the curve should bend
+MIN_LOG_ALONE = math.log(1.5)  # where no prediction, or none fitted on this GPU, says how the curve should bend
 MIN_LOG_QUEUED = 3.0 * QUEUED_TTFT_SD  # first tokens behind other requests
 # Whole sweeps, their ends included: a time over its prediction against the rest of the sweep, in units of the scatter
 # of such figures in the campaign. Times per token of clean runs stay within 1.45 of it and other times within 1.96
@@ -58,8 +61,12 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     """Runs that neither their neighbours nor the prediction's own curve explain; F9."""
     groups: dict[tuple, dict[tuple[str, str], _Off]] = {}
     curves = list(curves_of(evidence, METRICS))
-    along = [off for curve in curves for off in off_neighbours(curve, evidence.noise.of(curve.metric))]
-    for found in [*along, *off_sweeps(curves)]:
+    along = [
+        off
+        for curve in curves
+        for off in off_neighbours(curve, evidence.noise.of(curve.metric), fitted_on_gpu(evidence, curve.cases))
+    ]
+    for found in [*along, *off_sweeps(curves, evidence)]:
         r = found.case.record
         group = groups.setdefault((r.source, r.gpu, r.model, found.axis), {})
         known = group.get((found.case.id, found.metric))
@@ -73,11 +80,14 @@ def check(evidence: Evidence) -> Iterator[Finding]:
                 yield _finding(evidence, members, severity)
 
 
-def off_neighbours(curve: Curve, noise: float) -> list[_Off]:
-    """The runs of a curve that are off, the farthest first; each is left out before the next is looked for."""
+def off_neighbours(curve: Curve, noise: float, known: bool = True) -> list[_Off]:
+    """The runs of a curve that are off, the farthest first; each is left out before the next is looked for.
+
+    noise: relative, of repeats. known: whether the prediction was fitted on this GPU, so that its bends are too.
+    """
     out: list[_Off] = []
     while True:
-        found = _farthest(curve, noise)
+        found = _farthest(curve, noise, known)
         if found is None:
             return out
         index, off = found
@@ -85,11 +95,11 @@ def off_neighbours(curve: Curve, noise: float) -> list[_Off]:
         curve = curve.at(np.arange(len(curve.x)) != index)
 
 
-def off_sweeps(curves: list[Curve]) -> list[_Off]:
+def off_sweeps(curves: list[Curve], evidence: Evidence) -> list[_Off]:
     """Times that leave the rest of their sweep, in units of the campaign's own scatter; not those of queues."""
     campaigns: dict[tuple, list[tuple[Curve, np.ndarray]]] = {}
     for curve in curves:
-        if "_s_" not in curve.metric or len(curve.x) < SWEEP_POINTS or _queued(curve):
+        if "_s_" not in curve.metric or len(curve.x) < SWEEP_POINTS or is_queued(curve):
             continue
         ratio = np.log(curve.measured / curve.expected)
         if np.isfinite(ratio).all():
@@ -103,7 +113,8 @@ def off_sweeps(curves: list[Curve]) -> list[_Off]:
             MIN_LOG_PER_TOKEN if metric.startswith(PER_TOKEN) else MIN_LOG_TIME, MIN_CAMPAIGN_SCATTERS * scatter
         )
         for curve, off in members:
-            out += [_of_sweep(curve, i, float(off[i]), scatter) for i in np.flatnonzero(np.abs(off) >= least)]
+            far = np.flatnonzero(np.abs(off) >= max(least, slack(evidence, curve.cases, metric)))
+            out += [_of_sweep(curve, i, float(off[i]), scatter) for i in far]
     return out
 
 
@@ -120,11 +131,11 @@ def _of_sweep(curve: Curve, i: int, off: float, scatter: float) -> _Off:
     below, above = (float(curve.measured[j]) for j in (max(i - 1, 0), min(i + 1, last)))
     return _Off(
         curve.cases[i], curve.metric, curve.axis, float(curve.x[i]), value, value / math.exp(off), below, above, off,
-        abs(off) / max(scatter, 1e-3),
+        abs(off) / max(scatter, LEAST_SCATTER),
     )  # fmt: skip
 
 
-def _farthest(curve: Curve, noise: float) -> tuple[int, _Off] | None:
+def _farthest(curve: Curve, noise: float, known: bool) -> tuple[int, _Off] | None:
     x, y = np.log(curve.x), np.log(curve.measured)
     residual = off_line(x, y)
     bent = y - np.log(curve.expected)
@@ -133,7 +144,7 @@ def _farthest(curve: Curve, noise: float) -> tuple[int, _Off] | None:
     # The smaller of the two: a curve that bends is no outlier, nor is a bend of the prediction.
     agree = np.where(np.sign(residual) == np.sign(against), np.sign(residual), 0.0)
     size = np.where(alone, residual, agree * np.minimum(abs(residual), abs(against)))
-    least = np.where(alone, MIN_LOG_ALONE, _least(curve))
+    least = np.where(alone, MIN_LOG_ALONE, _least(curve, known))
     candidates = [i for i in np.argsort(-np.abs(np.nan_to_num(size))) if abs(size[i]) >= least[i]]
     for i in candidates:
         keep = np.arange(len(x)) != i
@@ -141,7 +152,7 @@ def _farthest(curve: Curve, noise: float) -> tuple[int, _Off] | None:
         rest = off_line(x[keep], curved[keep])
         if np.isfinite(rest).sum() < MIN_JUDGED:
             continue
-        scatter = max(1.4826 * float(np.nanmedian(np.abs(rest))), noise)
+        scatter = max(1.4826 * float(np.nanmedian(np.abs(rest))), noise, LEAST_SCATTER)
         if abs(size[i]) >= MIN_SCATTERS * scatter:
             off = float(residual[i] if alone[i] else against[i])
             value = float(curve.measured[i])
@@ -152,14 +163,10 @@ def _farthest(curve: Curve, noise: float) -> tuple[int, _Off] | None:
     return None
 
 
-def _least(curve: Curve) -> float:
-    return MIN_LOG_QUEUED if _queued(curve) else MIN_LOG
-
-
-def _queued(curve: Curve) -> bool:
-    """First tokens behind other requests: queueing multiplies every error."""
-    setup = curve.cases[0].setup
-    return setup is not None and spread_kind(setup, curve.metric) == "ttft_served"
+def _least(curve: Curve, known: bool) -> float:
+    if is_queued(curve):
+        return MIN_LOG_QUEUED
+    return MIN_LOG if known else MIN_LOG_ALONE
 
 
 def off_line(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -188,6 +195,9 @@ def off_line(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return out
 
 
+UNIT_FACTOR = 8.0  # from here on a single figure may be in another unit
+
+
 def _finding(evidence: Evidence, members: list[_Off], severity: str) -> Finding:
     worst = max(members, key=lambda found: abs(found.off))
     chosen = {found.case.id for found in members}
@@ -195,19 +205,22 @@ def _finding(evidence: Evidence, members: list[_Off], severity: str) -> Finding:
     metrics = tuple(name for name in METRICS if any(found.metric == name for found in members))
     factor = math.exp(worst.off)
     record = worst.case.record
-    many = f"{len(runs)} runs are" if len(runs) > 1 else "one run is"
+    many = f"{counted(len(runs), 'run')} {'are' if len(runs) > 1 else 'is'}"
+    value, below, above = (figure(worst.metric, x) for x in (worst.value, worst.below, worst.above))
     return Finding(
         check="neighbours.off_the_curve",
         layer="validity",
         fault="F9",
+        also=("F2", "F1") if max(factor, 1.0 / factor) >= UNIT_FACTOR else ("F1",),  # a unit; another setting
         severity=severity,
         confidence="likely" if severity == "fail" or worst.scatters >= 2 * MIN_SCATTERS else "possible",
         runs=runs,
         metrics=metrics,
         says=(
             f"{record.model.split('/')[-1]} on {record.gpu}: {many} off the neighbours along {worst.axis}; "
-            f"{worst.metric} = {worst.value:.4g} at {worst.axis} = {worst.x:g} stands between {worst.below:.4g} and "
-            f"{worst.above:.4g}, {factor:.2f} times what they say and {worst.scatters:.0f} times their own scatter"
+            f"{worst.metric} = {value} at {worst.axis} = {worst.x:g} stands between {below} and {above}, "
+            f"{factor:.2f} times what "
+            f"they say, {worst.scatters:.0f} times as far off as they scatter themselves"
         ),
         evidence={
             "worst_run": worst.case.id,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from calibration.records import RunRecord
 from validate.cases import Case, Evidence
 from validate.finding import Finding
+from validate.wording import counted
 
 SENSOR_GAIN = 0.05  # relative gain error of board sensors, fixed per board (arXiv 2312.02741)
 # Below idle: data sheets' idle figures are listings of single cards, which scatter by about a tenth.
@@ -63,14 +64,22 @@ def _limits(case: Case, record: RunRecord, evidence: Evidence) -> tuple[float | 
 
     The limit is that of the power mode or cap in force. Without a scope: the limit of the board, which parts obey too.
     """
-    devices, power = case.setup.parallel.world_size, case.setup.device.power
+    scope = record.power_scope or case.record.power_scope
+    limit_w = None if scope in AROUND else case.setup.device.power.limit_w * case.setup.parallel.world_size
+    return (idle_w_of(case, record, evidence) if scope else None), limit_w
+
+
+def idle_w_of(case: Case, record: RunRecord, evidence: Evidence) -> float | None:
+    """Idle power of all devices over what a figure covers, in watts; of a board where that is not stated.
+
+    None for a rail whose idle power was not measured, and for a scope that is not known.
+    """
     scope = record.power_scope or case.record.power_scope
     profile = evidence.profiles.get(case.prediction.profile)
-    idle_w = power.idle_w if scope in WHOLE + AROUND else None
-    if scope in PART and profile is not None and profile.power_scope == scope and profile.idle_w:
-        idle_w = profile.idle_w  # measured on that rail
-    limit_w = None if scope in AROUND else power.limit_w
-    return idle_w and idle_w * devices, limit_w and limit_w * devices
+    idle_w = case.setup.device.power.idle_w if scope in (None, "", *WHOLE, *AROUND) else None
+    if scope in PART and profile is not None and profile.power_scope == scope:
+        idle_w = profile.idle_w
+    return idle_w * case.setup.parallel.world_size if idle_w else None
 
 
 def _power(case: Case, record: RunRecord, evidence: Evidence) -> Iterator[_Hit]:
@@ -137,10 +146,10 @@ def _finding(kind: str, hits: list[_Hit], side: str, own: bool) -> Finding:
 def _sentence(worst: _Hit, whose: str, runs: int) -> str:
     unit = "J/token" if worst.kind.startswith("energy") else "W"
     figure = f"{whose} {worst.metric} of {worst.case.id} is {worst.value:.4g} {unit}"
-    of_runs = f"({runs} run{'s' * (runs > 1)})"
+    of_runs = f"({counted(runs, 'run')})"
     if worst.value <= 0.0:
         return f"{figure}, which no running device draws {of_runs}"
-    devices = f"{worst.devices} device{'s' * (worst.devices > 1)}"
+    devices = counted(worst.devices, "device")
     if worst.kind.endswith("idle"):
         return f"{figure}, below {worst.bound:.4g} {unit}, the idle power of {devices} {of_runs}"
     return f"{figure}, above {worst.bound:.4g} {unit}, the power limit of {devices} {of_runs}"
@@ -168,7 +177,7 @@ def _unstated(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             check="power_bounds.scope", layer="bounds", fault="F5", severity="note", confidence="possible",
             runs=runs, metrics=measured, evidence={"runs": float(len(runs))},
-            says=f"what the power covers is not stated in {len(runs)} run{'s' * (len(runs) > 1)}: unverified against "
+            says=f"what the power covers is not stated in {counted(len(runs), 'run')}: unverified against "
             "idle power",
             next="state power_scope: board, module, or the rail",
         )  # fmt: skip

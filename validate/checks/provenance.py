@@ -8,6 +8,7 @@ from calibration.records import METRICS, RunRecord
 from calibration.sources import source_of
 from validate.cases import Case, Evidence
 from validate.finding import Finding
+from validate.wording import counted
 
 # A campaign of `calibrate collect` keeps driver, clocks, host, seeds and command in its manifest, beside its records.
 MANIFEST = "set:"
@@ -33,7 +34,7 @@ def _unstated(evidence: Evidence) -> Iterator[Finding]:
     for missing, runs in groups.items():
         yield Finding(
             check="provenance.unstated", layer="provenance", fault="F11", severity="note", confidence="certain",
-            runs=tuple(runs), says=f"unverified: {len(runs)} runs do not state {_and(missing)}",
+            runs=tuple(runs), says=f"unverified: {counted(len(runs), 'run')} do not state {_and(missing)}",
             evidence={"missing": ", ".join(missing), "runs": len(runs)},
             next="record them with the runs (`calibrate collect` does), or add the source's address and commit",
         )  # fmt: skip
@@ -61,7 +62,8 @@ def _means_only(evidence: Evidence) -> Iterator[Finding]:
     if runs:
         yield Finding(
             check="provenance.means_only", layer="provenance", fault="F11", severity="note", confidence="certain",
-            runs=runs, says=f"unverified: {len(runs)} runs give mean latencies only, without percentiles or repeats",
+            runs=runs, says=f"unverified: {counted(len(runs), 'run')} give mean latencies only, without percentiles "
+            "or repeats",
             evidence={"runs": len(runs)},
             next="keep the times of the requests, or measure each configuration at least five times",
         )  # fmt: skip
@@ -79,7 +81,8 @@ def _bare_figures(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             check="provenance.bare_figures", layer="provenance", fault="F11", severity="note", confidence="certain",
             runs=runs, also=("F1",),
-            says=f"unverified: the simulated side of {len(runs)} runs gives figures and no setting of what was "
+            says=f"unverified: the simulated side of {counted(len(runs), 'run')} gives figures and no setting of "
+            "what was "
             "simulated beside GPU and model",
             evidence={"runs": len(runs)},
             next="write the simulator's resolved configuration into the file: types, split, limits, KV capacity",

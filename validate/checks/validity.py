@@ -10,6 +10,7 @@ from simulator.precision import compute_dtype
 from validate.cases import Case, Evidence
 from validate.checks.client_limit import client_limits
 from validate.finding import Finding
+from validate.wording import counted
 
 TURNS = 3.0  # requests per seat: with fewer, a steady window is shorter than its ramps (56 of 294 of ML.ENERGY's v3)
 TURNS_FAIL = 2.0  # then fewer requests start within the window than were started at once before it
@@ -18,7 +19,6 @@ FULL = 0.8  # of the seats taken on average; below it the KV cache, not the limi
 BEHIND = 0.8  # of the arrivals that are served in the time of the run, below which the queue grew
 QUEUED = 10.0  # times the time of the prompt alone at the data sheet's peaks: the public runs that are known to queue
 # have 8 to 100 times, and unloaded servers reach 30 to 60 % of the peaks
-P99_REQUESTS = 100  # with fewer, the 99th percentile is the slowest request; 459 for 99 % confidence
 NOISY = 0.10  # relative spread of repeats
 WINDOWED = ("tpot_s_mean", "output_tok_per_s", "total_tok_per_s", "batch_mean", "power_w", "energy_j_per_output_tok")
 # What collectors write down of a run (docs/collecting.md): beginning of the flag, severity, what it says, what next.
@@ -66,7 +66,8 @@ def _seen(cases: Sequence[Case]) -> Iterator[Finding]:
             reasons = {f for case in found for f in case.record.flag_list if f.startswith(flag)}
             name = flag.removeprefix("suspect:").rstrip(":")
             yield _finding(
-                name, severity, found, f"{says} in {len(found)} run(s), as the collector saw", confidence="certain",
+                name, severity, found, f"{says} in {counted(len(found), 'run')}, as the collector "
+                "saw", confidence="certain",
                 evidence={"flags": ", ".join(sorted(reasons)), "runs": len(found)}, next=what_next,
             )  # fmt: skip
 
@@ -96,7 +97,8 @@ def _short_windows(cases: Sequence[Case]) -> Iterator[Finding]:
             worst, turns, places = min(found, key=lambda row: row[1])
             yield _finding(
                 "short_window", severity, [case for case, *_ in found],
-                f"the steady window of {len(found)} run(s) is not longer than its ramps: {worst.record.num_requests:g}"
+                f"the steady window of {counted(len(found), 'run')} is not longer than its ramps: "
+                f"{worst.record.num_requests:g}"
                 f" requests for {places:g} seats are {turns:.2f} per seat",
                 metrics=WINDOWED,
                 evidence={
@@ -119,7 +121,8 @@ def _short_loops(cases: Sequence[Case]) -> Iterator[Finding]:
         worst, turns = min(found, key=lambda row: row[1])
         yield _finding(
             "short_loop", "warn", [case for case, _ in found],
-            f"{len(found)} closed loop(s) with {turns:.2g} request(s) per client: what is measured is the first burst",
+            f"{counted(len(found), 'closed loop')} with {turns:.2g} requests per client: what is measured is the "
+            "first burst",
             evidence={
                 "requests_per_client": turns, "requests_per_client_least": LOOP_TURNS, "worst_run": worst.id,
                 "runs": len(found), "formula": "num_requests / concurrency",
@@ -144,7 +147,7 @@ def _falling_behind(cases: Sequence[Case]) -> Iterator[Finding]:
         r = worst.record
         yield _finding(
             "behind", "warn", [case for case, _ in found],
-            f"{len(found)} open loop(s) served less than arrived: {r.num_requests / r.duration_s:.3g} of"
+            f"{counted(len(found), 'open loop')} served less than arrived: {r.num_requests / r.duration_s:.3g} of"
             f" {r.request_rate_rps:.3g} requests per second",
             metrics=tuple(m for m in worst.measured if m.startswith(("ttft", "e2e"))),
             evidence={
@@ -168,7 +171,8 @@ def _queueing(cases: Sequence[Case]) -> Iterator[Finding]:
         worst, ttft_s, alone_s = max(found, key=lambda row: row[1] / row[2])
         yield _finding(
             "queueing", "note", [case for case, *_ in found],
-            f"overload: TTFT of {len(found)} run(s) is mostly waiting: {ttft_s:.3g} s, of which the prompt alone takes"
+            f"overload: TTFT of {counted(len(found), 'run')} is mostly waiting: {ttft_s:.3g} s, of which the prompt "
+            "alone takes"
             f" {1e3 * alone_s:.3g} ms at the data sheet's peaks",
             metrics=("ttft_s_mean", "ttft_s_median", "ttft_s_p99"),
             evidence={
@@ -193,29 +197,17 @@ def _unverified(cases: Sequence[Case]) -> Iterator[Finding]:
     cold = [case for case in cases if "warm_up" not in case.record.flag_list]
     if cold:
         yield _finding(
-            "warm_up", "note", cold, f"unverified: whether {len(cold)} run(s) were warmed up first",
+            "warm_up", "note", cold, f"unverified: warm-up before {counted(len(cold), 'run')} is not recorded",
             confidence="possible", evidence={"runs": len(cold)},
             next="run every point once before it is measured, and flag it warm_up",
-        )  # fmt: skip
-    few = [
-        case for case in cases
-        if (n := case.record.num_requests) and n < P99_REQUESTS and any(m.endswith("_p99") for m in case.measured)
-    ]  # fmt: skip
-    if few:
-        least = min(case.record.num_requests for case in few)
-        yield _finding(
-            "p99_support", "note", few,
-            f"the 99th percentile of {len(few)} run(s) is not supported: {least} requests, {P99_REQUESTS} needed",
-            metrics=tuple(sorted({m for case in few for m in case.measured if m.endswith("_p99")})),
-            evidence={"num_requests": least, "num_requests_least": P99_REQUESTS, "runs": len(few)},
-            next="send at least 459 requests for a 99th percentile at 99 % confidence",
         )  # fmt: skip
     noisy = [case for case in cases if (case.record.rel_noise or 0.0) > NOISY]
     if noisy:
         worst = max(noisy, key=lambda case: case.record.rel_noise)
         yield _finding(
             "noisy", "note", noisy,
-            f"repeats of {len(noisy)} run(s) lie over {NOISY:.0%} apart: {worst.record.rel_noise:.0%} in the worst",
+            f"repeats of {counted(len(noisy), 'run')} lie over {NOISY:.0%} apart: {worst.record.rel_noise:.0%} in "
+            "the worst",
             evidence={
                 "rel_noise": worst.record.rel_noise, "rel_noise_high": NOISY, "worst_run": worst.id, "runs": len(noisy),
             },
