@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?= --gpu orin --strategy pdr
-# What `make test` installs besides: dev,collect,serve also runs the tests that need PyTorch (a large download).
+# What `make test` installs besides: dev,collect,serve,dask,parquet also runs the tests that need PyTorch (a large
+# download), Dask and Arrow.
 EXTRAS ?= dev
 
 .PHONY: fly test test-fast bench kernels profiles docs clean
@@ -24,6 +25,8 @@ bench: $(VENV)/installed-dev
 	$(BIN)/pytest benchmarks --benchmark-enable --benchmark-columns=median,min,rounds
 	$(BIN)/python benchmarks/traffic.py
 	$(BIN)/python benchmarks/schedules.py
+	$(BIN)/python benchmarks/validation.py
+	$(BIN)/python benchmarks/plan.py
 
 # Everything fitted or measured that the repository shows, made again from the rows that it ships.
 # 'kernels' takes two minutes, 'profiles' (fits of all engines, ledger and figures of them) about ten.
@@ -42,6 +45,7 @@ docs: $(VENV)/installed
 	$(BIN)/validate strategies --markdown docs/strategies.md > /dev/null
 	$(BIN)/validate simulator --markdown docs/laws.md > /dev/null
 	$(BIN)/python examples/case_studies.py --markdown > docs/case-studies.md
+	$(BIN)/python -m validate.self_test > docs/self-test.md
 
 # --no-compile: byte code is written on first import, and only for what is used.
 $(VENV)/installed: pyproject.toml

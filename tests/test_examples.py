@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-APART = {"calibrate_this_cpu.py"}  # measures for a minute: test_cpu_loop.py runs it
+# Those have tests of their own (test_cpu_loop.py, test_planning_*.py), which run them with their figures.
+APART = {
+    "calibrate_this_cpu.py",
+    "pdr_against_self_consistency.py",
+    "pdr_power_modes.py",
+    "cost_per_answer.py",
+    "precisions.py",
+    "capacity_for_azure.py",
+}
 EXAMPLES = sorted(p for p in (Path(__file__).parent.parent / "examples").glob("*.py") if p.name not in APART)
 
 

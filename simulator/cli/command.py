@@ -38,6 +38,9 @@ Where to look next:
   simulate --list strategies        every strategy with its paper, parameters and defaults
   simulate --strategy NAME --help   what one strategy does, and what can be set
   simulate traffic --help           what happens when requests arrive at a server
+  simulate compare --help           several strategies, models or GPUs on one task, with intervals
+  simulate sweep --help             a grid of runs as one table
+  simulate plan --help              the cheapest deployments that meet a target
   simulate import --help            a schedule out of an agent's log
   README.md                         what the numbers mean, and when not to believe them
   validate                          checks measured runs against the simulator
@@ -46,7 +49,13 @@ Where to look next:
 
 
 # name -> module with a click command of that name
-SUBCOMMANDS = {"traffic": "simulator.cli.traffic", "import": "simulator.cli.import_log"}
+SUBCOMMANDS = {
+    "traffic": "simulator.cli.traffic",
+    "compare": "simulator.cli.compare",
+    "sweep": "simulator.cli.sweep",
+    "plan": "simulator.cli.plan",
+    "import": "simulator.cli.import_log",
+}
 _STRATEGY, _OPTIONS = f"{__name__}.strategy", f"{__name__}.options"  # what the context of a command line carries
 
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from simulator.cli.command import EXAMPLES, Program, named_strategy
+from simulator.cli.explain import (
+    PLOT_OPTION,
+    check_explain_plot,
+    explanation_of,
+    show_explanation,
+    with_explanation,
+    written_plot,
+)
 from simulator.cli.options import ENGINE_SETTINGS, chosen, device_choices, missing_options
 from simulator.cli.progress import ProgressBar
 from simulator.cli.show import given_options, show_list, show_report
@@ -17,6 +25,9 @@ from simulator.errors import UserError
 from simulator.result import SimulationResult
 from simulator.scenario import Scenario, installed_version, simulate_scenario
 from simulator.strategies import Strategy
+
+if TYPE_CHECKING:
+    from simulator.planning.explain.explanation import Explanation
 
 SHORT_HELP = """Usage: simulate --gpu NAME --strategy NAME [OPTIONS]
 
@@ -80,19 +91,25 @@ def _simulate(values: dict[str, Any], strategy: Strategy | None) -> None:
     _check_outputs(values)  # before minutes are spent on simulating
     with ProgressBar("repetitions") as bar:
         result = simulate_scenario(scenario, progress=bar)
+    explanation = explanation_of(values, "strategy", scenario, result)
     written = [values["save_schedule"]] if values["save_schedule"] is not None else []
     if values["plot"] is not None:
         from simulator.report.gantt import save_gantt
 
         written.append(save_gantt(result, values["plot"]))
+    written += written_plot(explanation, values["explain_plot"])
     for path in written:
         print(f"simulate: wrote {path}", file=sys.stderr)
-    _show_result(result, values["as_json"])
+    _show_result(result, explanation, values["as_json"])
 
 
 def _check_outputs(values: dict[str, Any]) -> None:
     """What can be told about output files before there is anything to write. UserError when it is bad."""
-    outputs = {"--plot": values["plot"], "--save-schedule": values["save_schedule"]}
+    outputs = {
+        "--plot": values["plot"],
+        "--save-schedule": values["save_schedule"],
+        PLOT_OPTION: values["explain_plot"],
+    }
     outputs = {option: path for option, path in outputs.items() if path is not None}
     if not outputs:
         return
@@ -103,6 +120,7 @@ def _check_outputs(values: dict[str, Any]) -> None:
         check_writable(option, path)
     if values["plot"] is not None:
         check_plot_path(values["plot"])
+    check_explain_plot(values["explain_plot"])
     inputs = ("gpu", "model", "calibration", "strategy", "schedule", "question_lengths")
     check_apart(outputs, {f"--{name.replace('_', '-')}": _file(values[name]) for name in inputs})
 
@@ -141,15 +159,16 @@ def _extras(values: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _show_result(result: SimulationResult, as_json: bool) -> None:
+def _show_result(result: SimulationResult, explanation: Explanation | None, as_json: bool) -> None:
     if as_json:
-        from simulator.report.json_out import result_json
+        from simulator.report.json_out import object_json
 
-        print(result_json(result))
+        print(object_json(with_explanation(result.to_dict(), explanation), rows="flights"))
         return
     from simulator.report.table import build_report
 
     show_report(build_report(result))
+    show_explanation(explanation)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from simulator.cli.explain import explain_options
 from simulator.cli.options import (
     OUTPUT,
     AtLeast,
@@ -130,6 +131,7 @@ def _output() -> list[Callable]:
     return [
         option(OUTPUT, "--json", "as_json", is_flag=True, help="One JSON object on stdout, with all calls."),
         option(OUTPUT, "--plot", metavar="FILE", help="Gantt chart and power trace as .png, .svg or .pdf."),
+        *explain_options(),
         option(OUTPUT, "--save-schedule", metavar="FILE", help="Write what flew as a schedule, for --schedule."),
         option(
             OUTPUT,

@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simulator.cli.command import SubCommand
+from simulator.cli.explain import (
+    PLOT_OPTION,
+    check_explain_plot,
+    explanation_of,
+    show_explanation,
+    with_explanation,
+    written_plot,
+)
 from simulator.cli.options import chosen, device_choices, missing_options
 from simulator.cli.progress import ProgressBar
 from simulator.cli.show import given_options, show_list, show_report
@@ -17,6 +25,7 @@ from simulator.cli.traffic_options import TRAFFIC_ENGINE_SETTINGS, TRAFFIC_GROUP
 from simulator.errors import UserError
 
 if TYPE_CHECKING:
+    from simulator.planning.explain.explanation import Explanation
     from simulator.traffic.result import TrafficResult
     from simulator.traffic.scenario import TrafficScenario
 
@@ -43,6 +52,7 @@ OUTPUT_FILES = {
     "requests_csv": "--requests-csv",
     "steps_csv": "--steps-csv",
     "plot": "--plot",
+    "explain_plot": PLOT_OPTION,
 }
 INPUT_FILES = {
     "trace": "--trace",
@@ -100,15 +110,17 @@ def _serve(values: dict[str, Any]) -> None:
     _check_outputs(values)
     with ProgressBar("requests") as bar:
         result = replace(engine.simulate_traffic(asked, progress=bar), goodput=limits)
-    _write_files(result, values)
+    explanation = explanation_of(values, "traffic", asked, result)
+    _write_files(result, explanation, values)
     if values["as_json"]:
-        from simulator.report.traffic_json import traffic_json
+        from simulator.report.json_out import object_json
 
-        print(traffic_json(result, values["detail"]))
+        print(object_json(with_explanation(result.to_dict(values["detail"]), explanation), rows="requests"))
         return
     from simulator.report.traffic_table import build_traffic_report
 
     show_report(build_traffic_report(result))
+    show_explanation(explanation)
 
 
 def _scenario(values: dict[str, Any]) -> TrafficScenario:
@@ -169,10 +181,11 @@ def _check_outputs(values: dict[str, Any]) -> None:
         from simulator.report.gantt import check_plot_path
 
         check_plot_path(values["plot"])
+    check_explain_plot(values["explain_plot"])
     check_apart(outputs, {option: values[name] for name, option in INPUT_FILES.items()})
 
 
-def _write_files(result: TrafficResult, values: dict[str, Any]) -> None:
+def _write_files(result: TrafficResult, explanation: Explanation | None, values: dict[str, Any]) -> None:
     """Every file that was asked for; which ones is told on stderr."""
     written = []
     if values["bench_json"] is not None:
@@ -194,5 +207,6 @@ def _write_files(result: TrafficResult, values: dict[str, Any]) -> None:
         from simulator.report.traffic_figure import save_traffic_figure
 
         written.append(save_traffic_figure(result, values["plot"]))
+    written += written_plot(explanation, values["explain_plot"])
     for path in written:
         print(f"simulate: wrote {path}", file=sys.stderr)

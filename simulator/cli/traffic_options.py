@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import click
 
+from simulator.cli.explain import explain_options
 from simulator.cli.options import (
     ABOVE_ZERO,
     ENGINE_SETTINGS,
@@ -264,5 +265,6 @@ def _output() -> list[Callable]:
         option(OUTPUT, "--requests-csv", metavar="FILE", help="One row per request."),
         option(OUTPUT, "--steps-csv", metavar="FILE", help="One row per stretch of equal engine steps."),
         option(OUTPUT, "--plot", metavar="FILE", help="Server over time and latencies as .png, .svg or .pdf."),
+        *explain_options(),
         option(OUTPUT, "--list", "what", type=click.Choice(LISTS), help="Show what is known, and simulate nothing."),
     ]

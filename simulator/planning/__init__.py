@@ -1,0 +1,1 @@
+"""What-if planning: many simulations side by side."""
