@@ -164,7 +164,7 @@ def card(wrong: float, rounding: bool = False):
     return by_hand(rows)
 
 
-@pytest.mark.parametrize("wrong", [3.48, 1.4, 1 / 1.5])
+@pytest.mark.parametrize("wrong", [3.48, 1.4, 1.3, 1 / 1.5])
 def test_a_row_that_is_not_of_the_same_cost_per_token_as_its_card(wrong):
     """CARD-RAG: 1.3 to 3.5 times what its own row implies."""
     (finding,) = found("identities", card(wrong))
@@ -172,7 +172,7 @@ def test_a_row_that_is_not_of_the_same_cost_per_token_as_its_card(wrong):
     assert finding.evidence["ratio"] == pytest.approx(wrong, rel=1e-6)
 
 
-@pytest.mark.parametrize("wrong", [1.0, 1.2, 1 / 1.25])
+@pytest.mark.parametrize("wrong", [1.0, 1.15, 1 / 1.17])
 def test_a_card_within_what_engines_do(wrong):
     assert found("identities", card(wrong)) == [] and found("identities", card(wrong, rounding=True)) == []
 
