@@ -16,7 +16,7 @@ class Known:
 
 KNOWN = (
     Known(
-        ("4.1", "4.3"),
+        ("2.3", "4.1", "4.3"),
         ("orin-",),
         "On Jetson Orin, 16-bit products of up to 32 rows are priced on the vector units, one pass per row "
         "(`skinny_rows` of the calibration), larger ones on the matrix units, which are faster from far fewer rows on. "
