@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from calibration.judged import FAMILIES as LEDGER_FAMILIES
+from calibration.judged import WHOLE_RUN
 from validate.cases import Case, Evidence
 from validate.regimes import Regimes
 from validate.statistics import (
@@ -25,24 +27,10 @@ from validate.statistics import (
 )
 
 SEED = 20240229
-# One figure of a family for each run, the first that it has: a mean and a median of one run are one measurement.
-FAMILIES = {
-    "TTFT": ("ttft_s_mean", "ttft_s_median"),
-    "TPOT": ("tpot_s_mean", "tpot_s_median"),
-    "ITL": ("itl_s_median", "itl_s_mean"),
-    "E2E": ("e2e_s_mean", "e2e_s_median"),
-    "throughput": ("output_tok_per_s", "total_tok_per_s"),
-    "power": ("power_w",),
-    "energy per token": ("energy_j_per_output_tok",),
-    "TTFT p99": ("ttft_s_p99",),
-    "TPOT p99": ("tpot_s_p99",),
-    "ITL p99": ("itl_s_p99",),
-    "E2E p99": ("e2e_s_p99",),
-    "mean batch": ("batch_mean",),
-    "duration": ("duration_s",),
-}
-MIN_RUNS = 5  # fewer say nothing of a mean (TAXONOMY, statistics: at least five repeats)
-WHOLE_RUN = ", whole run"
+# One figure of a family for each run, the first that it has: a mean and a median of one run are one measurement. The KV
+# cache is read where a record states it, so it is no prediction.
+FAMILIES = {name: columns for name, columns in LEDGER_FAMILIES.items() if name != "KV capacity"}
+MIN_RUNS = 5  # fewer say nothing of a mean
 LARGER_IS_BETTER = ("throughput",)
 VERDICTS = {"pass": "consistent", "fail": "mismatch", "inconclusive": "inconclusive"}
 

@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from calibration.judged import APART
 from validate.cases import Case
 from validate.error_groups import error_groups
 from validate.errors import error_lines
 from validate.finding import fault_classes
 from validate.predict import Prediction
 from validate.suite import Verdict
-
-APART = ("suspect:", "ambiguous:")  # flags of rows that their source or their collector doubts
 
 
 def summary(verdict: Verdict) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from calibration.judged import APART
 from validate.cases import Case
 from validate.statistics import margin_of
 from validate.suite import Verdict
-from validate.summary import APART
 
 # Metric family -> (columns, unit on the axis, factor from the schema's unit).
 FAMILIES: dict[str, tuple[tuple[str, ...], str, float]] = {
